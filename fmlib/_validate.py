@@ -1,0 +1,105 @@
+"""Checks of shape, dtype, device and range, with one-sentence errors.
+
+Every check names the argument, what came and what was expected. Shapes, dtypes and devices are always checked.
+*Values* (finite data, 0 <= t <= 1) are checked on the CPU only: on an accelerator, reading a value would make the
+host wait for the device in the middle of a training or sampling loop.
+"""
+
+import torch
+from torch import Tensor
+
+
+def batch(name: str, x: Tensor) -> Tensor:
+    """Return `x` if it is a non-empty, finite, floating tensor of shape (batch, *dims)."""
+    if not isinstance(x, Tensor):
+        raise TypeError(f"{name} must be a torch.Tensor, got {type(x).__name__}")
+    if not x.is_floating_point():
+        raise TypeError(f"{name} must have a floating dtype, got {x.dtype}; convert it with {name}.float()")
+    if x.ndim < 2:
+        raise ValueError(f"{name} must have shape (batch, *dims) with at least two axes, got {tuple(x.shape)}")
+    if x.numel() == 0:
+        raise ValueError(f"{name} is empty: shape {tuple(x.shape)}")
+    # A sum is one cheap pass that any NaN or infinity survives; only if it trips do we look at each entry.
+    if x.device.type == "cpu" and not torch.isfinite(x.detach().sum()) and not torch.isfinite(x.detach()).all():
+        bad = int((~torch.isfinite(x)).sum())
+        raise ValueError(f"{name} has {bad} NaN or infinite values among {x.numel()}")
+    return x
+
+
+def same(name_a: str, a: Tensor, name_b: str, b: Tensor) -> None:
+    """Raise unless `a` and `b` agree in shape, dtype and device (so nothing is broadcast silently)."""
+    if a.shape != b.shape:
+        raise ValueError(f"{name_a} and {name_b} must have one shape, got {tuple(a.shape)} and {tuple(b.shape)}")
+    alike(name_a, a, name_b, b)
+
+
+def alike(name_a: str, a: Tensor, name_b: str, b: Tensor) -> None:
+    """Raise unless `a` and `b` agree in dtype and device."""
+    if a.dtype != b.dtype:
+        raise TypeError(f"{name_a} and {name_b} must have one dtype, got {a.dtype} and {b.dtype}")
+    if a.device != b.device:
+        raise ValueError(f"{name_a} and {name_b} must be on one device, got {a.device} and {b.device}")
+
+
+def time(t: float | Tensor, x: Tensor) -> Tensor:
+    """Return the time `t` as a tensor that broadcasts against `x`; the only place where that happens.
+
+    `t` is a number, a 0-d tensor, or a tensor of shape (batch,), in [0, 1]. The result has the dtype and device of
+    `x` and shape () or (batch, 1, ..., 1). Anything else, (batch, 1) too, is a ValueError or TypeError.
+    """
+    if isinstance(t, Tensor):
+        if not t.is_floating_point():
+            raise TypeError(f"t must have a floating dtype, got {t.dtype}")
+        if t.device != x.device:
+            raise ValueError(f"t and x must be on one device, got {t.device} and {x.device}")
+        if t.ndim > 1 or (t.ndim == 1 and len(t) != len(x)):
+            expected = f"() or ({len(x)},)"
+            raise ValueError(f"t must have shape {expected} for x of shape {tuple(x.shape)}, got {tuple(t.shape)}")
+        if t.device.type == "cpu":
+            inside = (t.detach() >= 0) & (t.detach() <= 1)
+            if not inside.all():
+                raise ValueError(f"t must lie in [0, 1], got {t.detach()[~inside].flatten()[0].item():g}")
+        t = t.to(x.dtype)
+        return t.reshape(-1, *[1] * (x.ndim - 1)) if t.ndim else t
+    if isinstance(t, bool) or not isinstance(t, int | float):
+        raise TypeError(f"t must be a number or a tensor, got {type(t).__name__}")
+    if not 0 <= t <= 1:
+        raise ValueError(f"t must lie in [0, 1], got {t:g}")
+    return torch.full((), float(t), dtype=x.dtype, device=x.device)
+
+
+def times(t: tuple[float, float]) -> tuple[float, float]:
+    """Return the interval `t` = (start, end) as floats if both lie in [0, 1] and they differ."""
+    try:
+        start, end = (float(value) for value in t)
+    except (TypeError, ValueError):
+        raise TypeError(f"t must be a pair (start, end) of numbers, got {t!r}") from None
+    if not (0 <= start <= 1 and 0 <= end <= 1) or start == end:
+        raise ValueError(f"t must be two different times in [0, 1], got ({start:g}, {end:g})")
+    return start, end
+
+
+def count(name: str, value: int, minimum: int = 1) -> int:
+    """Return `value` if it is an integer of at least `minimum`."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} must be an integer, got {value!r}")
+    if value < minimum:
+        raise ValueError(f"{name} must be at least {minimum}, got {value}")
+    return value
+
+
+def choice(name: str, value: str, known) -> str:
+    """Return `value` if it is one of `known`; the error lists them."""
+    if value not in known:
+        raise ValueError(f"unknown {name} {value!r}; known: {', '.join(known)}")
+    return value
+
+
+def labels(name: str, y: Tensor, classes: int) -> Tensor:
+    """Return `y` if it is an integer tensor of shape (batch,) with values in [0, classes)."""
+    if not isinstance(y, Tensor) or y.is_floating_point() or y.dtype == torch.bool or y.ndim != 1:
+        came = f"{y.dtype} of shape {tuple(y.shape)}" if isinstance(y, Tensor) else type(y).__name__
+        raise TypeError(f"{name} must be an integer tensor of shape (batch,), got {came}")
+    if y.device.type == "cpu" and len(y) and not (0 <= int(y.min()) and int(y.max()) < classes):
+        raise ValueError(f"{name} must lie in [0, {classes}), got values from {int(y.min())} to {int(y.max())}")
+    return y

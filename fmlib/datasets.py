@@ -1,0 +1,148 @@
+"""Data: two-dimensional toy laws with exact samplers, the 8x8 digits, and MNIST.
+
+A toy law is a function (n, generator=None) -> (n, 2) float tensor, of zero mean and roughly unit scale. The digits come
+inside scikit-learn, so the course runs with the network unplugged. MNIST is fetched once, checked by its sha256 and kept
+in the data cache.
+"""
+
+import gzip
+import math
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from fmlib import _validate
+from fmlib.exact import GaussianMixture
+
+
+def moons(n: int, generator: torch.Generator | None = None, noise: float = 0.05) -> Tensor:
+    """Two interleaved half circles of radius 1, scaled by 1.2 and centred, blurred by N(0, noise^2)."""
+    _validate.count("n", n)
+    angle = math.pi * torch.rand(n, generator=generator)
+    lower = torch.rand(n, generator=generator) < 0.5
+    x = torch.where(lower, 0.5 - angle.cos(), angle.cos() - 0.5)
+    y = torch.where(lower, 0.25 - angle.sin(), angle.sin() - 0.25)
+    return 1.2 * torch.stack([x, y], 1) + noise * torch.randn(n, 2, generator=generator)
+
+
+def eight_gaussians_law(radius: float = 2.0, std: float = 0.2) -> GaussianMixture:
+    """Eight equal Gaussians on a circle, as a law with an exact density."""
+    angle = torch.arange(8) * math.pi / 4
+    return GaussianMixture.isotropic(radius * torch.stack([angle.cos(), angle.sin()], 1), std)
+
+
+def eight_gaussians(n: int, generator: torch.Generator | None = None) -> Tensor:
+    """Samples of `eight_gaussians_law()`."""
+    return eight_gaussians_law().sample(n, generator)
+
+
+def checkerboard(n: int, generator: torch.Generator | None = None) -> Tensor:
+    """Uniform on the eight dark squares of a 4x4 board over [-2, 2]^2."""
+    _validate.count("n", n)
+    column = torch.randint(4, (n,), generator=generator)
+    row = 2 * torch.randint(2, (n,), generator=generator) + column % 2
+    corner = torch.stack([column, row], 1) - 2
+    return corner + torch.rand(n, 2, generator=generator)
+
+
+def spirals(n: int, generator: torch.Generator | None = None, noise: float = 0.05) -> Tensor:
+    """Two spiral arms of one and a half turns, point reflections of each other, blurred by N(0, noise^2)."""
+    _validate.count("n", n)
+    turn = torch.rand(n, generator=generator).sqrt()  # the square root spreads points evenly along the arms
+    sign = torch.where(torch.rand(n, generator=generator) < 0.5, 1.0, -1.0)
+    angle = 3 * math.pi * turn
+    arm = 2 * turn[:, None] * torch.stack([angle.cos(), angle.sin()], 1)
+    return sign[:, None] * arm + noise * torch.randn(n, 2, generator=generator)
+
+
+TOYS = {"moons": moons, "eight_gaussians": eight_gaussians, "checkerboard": checkerboard, "spirals": spirals}
+
+
+class Labelled(NamedTuple):
+    """Images as rows (N, d) with values in [-1, 1], float32, and their labels (N,), int64."""
+
+    x: Tensor
+    y: Tensor
+
+
+def digits(split: str = "train") -> Labelled:
+    """Handwritten digits, 8x8 pixels (d = 64), from scikit-learn: 1,438 to train on, 359 held out (every fifth).
+
+    split: 'train', 'test' or 'all'. Pixels 0..16 become -1..1.
+    """
+    from sklearn.datasets import load_digits
+
+    _validate.choice("split", split, ("train", "test", "all"))
+    pixels, classes = load_digits(return_X_y=True)
+    x, y = torch.from_numpy(pixels).float() / 8 - 1, torch.from_numpy(classes).long()
+    held_out = torch.arange(len(x)) % 5 == 0
+    keep = {"train": ~held_out, "test": held_out, "all": torch.ones_like(held_out)}[split]
+    return Labelled(x[keep], y[keep])
+
+
+MNIST_MIRRORS = (
+    "https://ossci-datasets.s3.amazonaws.com/mnist/",
+    "https://storage.googleapis.com/cvdf-datasets/mnist/",
+)
+REGISTRY = {
+    "train-images-idx3-ubyte.gz": "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609",
+    "train-labels-idx1-ubyte.gz": "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c",
+    "t10k-images-idx3-ubyte.gz": "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6",
+    "t10k-labels-idx1-ubyte.gz": "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6",
+}
+
+
+def cache() -> Path:
+    """The folder of downloaded data: FMLIB_DATA_DIR, or else the platform's cache folder of the user."""
+    import pooch
+
+    return Path(os.environ.get("FMLIB_DATA_DIR") or pooch.os_cache("fmlib"))
+
+
+def mnist(split: str = "train") -> Labelled:
+    """MNIST, 28x28 pixels (d = 784): 60,000 images in 'train', 10,000 in 'test'. Pixels 0..255 become -1..1.
+
+    Downloaded on first use into `cache()`. Raises OSError if no mirror answers, ValueError if a file is damaged.
+    """
+    prefix = {"train": "train", "test": "t10k"}[_validate.choice("split", split, ("train", "test"))]
+    images = _idx(fetch(f"{prefix}-images-idx3-ubyte.gz"))
+    classes = _idx(fetch(f"{prefix}-labels-idx1-ubyte.gz"))
+    return Labelled(images.flatten(1).float() / 127.5 - 1, classes.long())
+
+
+def fetch(name: str) -> Path:
+    """Return the path of the file `name` in the cache, downloading it from the first mirror that has it whole.
+
+    A file is stored under its name only once its sha256 is right; a damaged cached file is reported, not read.
+    """
+    import pooch
+
+    digest = REGISTRY[_validate.choice("file", name, REGISTRY)]
+    path = cache() / name
+    if path.exists():
+        if pooch.file_hash(str(path)) != digest:
+            raise ValueError(f"{path} is damaged (its sha256 is not the published one): delete it to fetch it again")
+        return path
+    reasons = []
+    for mirror in MNIST_MIRRORS:
+        try:
+            pooch.retrieve(mirror + name, digest, fname=name, path=path.parent, progressbar=True)
+            return path
+        except (OSError, ValueError) as error:
+            reasons.append(f"{mirror}: {str(error).splitlines()[0][:160]}")
+    raise OSError(f"could not download {name}; {'; '.join(reasons)}; or put the file into {path.parent}")
+
+
+def _idx(path: Path) -> Tensor:
+    """Read an IDX file of bytes: two zero bytes, the type 8, the number of axes, each axis as 4 bytes, the values."""
+    content = gzip.decompress(path.read_bytes())
+    if content[:3] != b"\0\0\x08":
+        raise ValueError(f"{path} is not an IDX file of bytes")
+    shape = [int.from_bytes(content[4 + 4 * i : 8 + 4 * i], "big") for i in range(content[3])]
+    values = torch.frombuffer(bytearray(content[4 + 4 * len(shape) :]), dtype=torch.uint8)
+    if len(values) != math.prod(shape):
+        raise ValueError(f"{path} holds {len(values)} values, but its header says {math.prod(shape)}")
+    return values.reshape(shape)

@@ -1,0 +1,121 @@
+"""The plots of the course: one palette with one meaning each, labelled axes, equal aspect where space is meant.
+
+Functions draw on an Axes that they are given and take tensors on any device.
+"""
+
+import matplotlib
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.figure import Figure
+from torch import Tensor
+
+# Colours of Okabe & Ito 2008, told apart under the common colour-vision deficiencies
+SOURCE = "#0072B2"
+TARGET = "#D55E00"
+PATH = "#009E73"
+VELOCITY = "#222222"
+ERROR = "#CC79A7"
+NEUTRAL = "#888888"
+CYCLE = (SOURCE, TARGET, PATH, ERROR, "#E69F00", "#56B4E9", VELOCITY)
+DENSITY = LinearSegmentedColormap.from_list("density", ["#FFFFFF", "#9AD6C3", PATH, "#004D39"])
+
+
+def use_style() -> None:
+    """Set the course's matplotlib style: once, in a notebook's setup cell."""
+    matplotlib.rcParams.update(
+        {
+            "figure.dpi": 80,
+            "figure.figsize": (7, 3.2),
+            "figure.constrained_layout.use": True,
+            "font.size": 12,
+            "axes.titlesize": 12,
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "axes.prop_cycle": matplotlib.cycler(color=CYCLE),
+            "legend.frameon": False,
+            "image.cmap": "gray",
+        }
+    )
+
+
+def panels(columns: int = 1, rows: int = 1, width: float = 3.2, height: float | None = None) -> tuple[Figure, list[Axes]]:
+    """A figure with rows x columns axes of `width` x `height` inches each, as a flat list."""
+    size = (width * columns, (height or width) * rows)
+    fig, axes = plt.subplots(rows, columns, figsize=size, squeeze=False)
+    return fig, list(axes.flat)
+
+
+def array(x: Tensor) -> np.ndarray:
+    """`x` as a numpy array on the CPU, without its graph."""
+    return torch.as_tensor(x).detach().cpu().numpy()
+
+
+def space(ax: Axes, extent: float | None = 3.0, title: str = "") -> Axes:
+    """Prepare axes that show the plane: equal aspect, labelled coordinates, the square [-extent, extent]^2."""
+    ax.set(xlabel="first coordinate", ylabel="second coordinate", title=title, aspect="equal")
+    if extent is not None:
+        ticks = np.array([-1, 0, 1]) * max(1, round(2 * extent / 3))  # few ticks: drawing them is most of a redraw
+        ax.set(xlim=(-extent, extent), ylim=(-extent, extent), xticks=ticks, yticks=ticks)
+    return ax
+
+
+def points(ax: Axes, x: Tensor, color: str, label: str | None = None, size: float = 4, alpha: float = 0.5) -> None:
+    """Scatter samples x (n, 2)."""
+    x = array(x)
+    ax.scatter(x[:, 0], x[:, 1], s=size, c=color, alpha=alpha, linewidths=0, label=label, rasterized=True)
+
+
+def plane(extent: float, count: int, like: Tensor | None = None) -> Tensor:
+    """A regular grid over [-extent, extent]^2 as points (count^2, 2), rows of constant second coordinate."""
+    side = torch.linspace(-extent, extent, count) if like is None else torch.linspace(-extent, extent, count).to(like)
+    y, x = torch.meshgrid(side, side, indexing="ij")
+    return torch.stack([x.flatten(), y.flatten()], 1)
+
+
+def density(ax: Axes, log_density, extent: float = 3.0, count: int = 80) -> None:
+    """Shade exp(log_density(x)) over the square; `log_density` maps (n, 2) to (n,)."""
+    value = array(log_density(plane(extent, count)).exp()).reshape(count, count)
+    box = (-extent, extent, -extent, extent)
+    ax.imshow(value, origin="lower", extent=box, cmap=DENSITY, aspect="equal", interpolation="bilinear")
+
+
+def field(ax: Axes, velocity, extent: float = 3.0, count: int = 16, color: str = VELOCITY) -> None:
+    """Draw the arrows of `velocity`, a map from (n, 2) to (n, 2); the longest spans one and a half grid cells."""
+    grid = plane(0.95 * extent, count)
+    value, grid = array(velocity(grid)), array(grid)
+    longest = max(float(np.linalg.norm(value, axis=1).max()), 1e-9)
+    scale = longest / (1.5 * 2 * extent / count)
+    ax.quiver(*grid.T, *value.T, color=color, angles="xy", scale_units="xy", scale=scale, width=0.005, alpha=0.8)
+
+
+def trajectories(ax: Axes, x: Tensor, color: str = PATH, alpha: float = 0.5) -> None:
+    """Draw paths x (steps + 1, n, 2), with their starts in the source's colour and their ends in the target's."""
+    x = array(x)
+    ax.plot(x[:, :, 0], x[:, :, 1], color=color, alpha=alpha, linewidth=0.8)
+    points(ax, x[0], SOURCE, size=9, alpha=0.9)
+    points(ax, x[-1], TARGET, size=9, alpha=0.9)
+
+
+def loss(ax: Axes, losses: Tensor, window: int = 50) -> None:
+    """The running mean of `losses` (steps,) over `window` steps, on a logarithmic axis."""
+    values = array(losses)
+    window = max(1, min(window, len(values) // 4))
+    mean = np.convolve(values, np.ones(window) / window, mode="valid")
+    ax.semilogy(np.arange(window - 1, len(values)) + 1, mean, color=ERROR)
+    ax.set(xlabel="training step", ylabel=f"loss (mean of {window})")
+
+
+def images(ax: Axes, x: Tensor, shape: tuple[int, int] = (8, 8), columns: int = 10, title: str = "") -> None:
+    """Tile images x (n, h*w), values in [-1, 1], row by row, `columns` to a row; missing tiles stay white."""
+    x, (h, w) = array(x), shape
+    rows = -(-len(x) // columns)
+    sheet = np.ones((rows * (h + 1), columns * (w + 1)))
+    for i, image in enumerate(x.reshape(-1, h, w)):
+        top, left = i // columns * (h + 1), i % columns * (w + 1)
+        sheet[top : top + h, left : left + w] = -image
+    ax.imshow(sheet, vmin=-1, vmax=1, cmap="gray", interpolation="nearest")
+    ax.set(title=title)
+    ax.axis("off")

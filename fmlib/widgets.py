@@ -1,0 +1,123 @@
+"""Explorers: sliders that redraw a figure from the real, closed-form quantities.
+
+An explorer is displayed as one output that holds both the live widget and its first frame as a PNG, so that a page
+without a kernel still shows a picture.
+"""
+
+import base64
+import io
+
+import ipywidgets
+import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from fmlib import figures
+
+
+class Explorer(ipywidgets.VBox):
+    """Controls above a picture that `draw(figure, **values)` redraws, on a cleared figure, whenever a control moves.
+
+    draw: called with a matplotlib Figure and one keyword for each control. controls: ipywidgets with a description and
+    a value. size: inches. alt: what the picture shows, for readers who cannot see it.
+    """
+
+    def __init__(self, draw, controls: dict, size: tuple[float, float] = (7, 3.4), alt: str = ""):
+        self._draw, self._controls = draw, controls
+        self._figure = Figure(figsize=size, dpi=80)
+        FigureCanvasAgg(self._figure)
+        self.picture = ipywidgets.Image(format="png", tooltip=alt)
+        self.problem = ipywidgets.HTML()
+        for control in controls.values():
+            control.style.description_width = "initial"
+            control.layout.width = "95%"
+            control.observe(self._redraw, "value")
+        super().__init__([*controls.values(), self.picture, self.problem])
+        self.picture.value = self.render()
+
+    def render(self) -> bytes:
+        """The picture for the present values of the controls, as PNG bytes."""
+        self._figure.clear()
+        self._draw(self._figure, **{name: control.value for name, control in self._controls.items()})
+        self._figure.subplots_adjust(left=0.1, right=0.98, bottom=0.16, top=0.9, wspace=0.3, hspace=0.4)
+        buffer = io.BytesIO()
+        self._figure.savefig(buffer, format="png", pil_kwargs={"compress_level": 1})
+        return buffer.getvalue()
+
+    def _redraw(self, _change) -> None:
+        try:
+            self.picture.value = self.render()
+            self.problem.value = ""
+        except Exception as error:  # an exception in a callback would vanish: show it to the learner instead
+            self.problem.value = f"<b>{type(error).__name__}</b>: {error}"
+
+    def _repr_mimebundle_(self, **kwargs):
+        bundle = super()._repr_mimebundle_(**kwargs)
+        data, metadata = bundle if isinstance(bundle, tuple) else (bundle, {})
+        return {**data, "image/png": base64.b64encode(bytes(self.picture.value)).decode()}, metadata
+
+
+def slider(label: str, start: float, stop: float, step: float, value: float) -> ipywidgets.Widget:
+    """A labelled slider over numbers, whole ones if all four are integers."""
+    whole = all(isinstance(v, int) for v in (start, stop, step, value))
+    kind = ipywidgets.IntSlider if whole else ipywidgets.FloatSlider
+    return kind(description=label, min=start, max=stop, step=step, value=value)
+
+
+def choice(label: str, options) -> ipywidgets.Widget:
+    """A labelled drop-down list; `options` is a list of names or a dict from names to values."""
+    return ipywidgets.Dropdown(description=label, options=options)
+
+
+def path_explorer(path, extent: float = 3.0, samples: int = 400, seed: int = 0) -> Explorer:
+    """Move t over the density p_t and velocity u_t of an `exact` path; on the right, samples that follow the flow."""
+    from fmlib.sampling import sample
+
+    generator = torch.Generator().manual_seed(seed)
+    x_0 = torch.randn(samples, 2, generator=generator)
+    flow = sample(path.velocity, x_0, steps=100, return_path=True).x
+
+    def draw(figure, t):
+        left, right = figure.subplots(1, 2)
+        figures.space(left, extent, f"density and velocity, t = {t:.2f}")
+        figures.density(left, lambda x: path.log_density(x, t), extent, count=60)
+        figures.field(left, lambda x: path.velocity(x, t), extent)
+        figures.space(right, extent, f"{samples} samples, carried by the flow")
+        figures.points(right, flow[round(100 * t)], figures.PATH)
+
+    alt = "Left: the density of the path at time t with arrows of the marginal velocity. Right: samples at time t."
+    return Explorer(draw, {"t": slider("time t", 0.0, 1.0, 0.01, 0.0)}, alt=alt)
+
+
+def posterior_explorer(path, extent: float = 3.0) -> Explorer:
+    """Move a query point x and the time t; see each data point's posterior weight and the velocity that they average to."""
+
+    def draw(figure, x, y, t):
+        left, right = figure.subplots(1, 2)
+        query = path.data.new_tensor([[x, y]])
+        weights = path.posterior(query, t)[0]
+        velocity = path.velocity(query, t)[0]
+        figures.space(left, extent, f"weights of the data, t = {t:.2f}")
+        _weighted_points(left, path.data, weights)
+        left.plot(x, y, "o", color=figures.PATH)
+        left.annotate("", (x + 0.5 * float(velocity[0]), y + 0.5 * float(velocity[1])), (x, y),
+                      arrowprops={"arrowstyle": "->", "color": figures.VELOCITY, "lw": 2})
+        order = weights.sort(descending=True).values[:20]
+        right.bar(range(1, len(order) + 1), figures.array(order), color=figures.TARGET)
+        right.set(xlabel="data point, heaviest first", ylabel="posterior weight", title="softmax over the data")
+        right.set(ylim=(0, 1.05), xticks=(1, 10, 20), yticks=(0, 0.5, 1))
+
+    controls = {
+        "x": slider("first coordinate of x", -extent, extent, 0.1, 0.5),
+        "y": slider("second coordinate of x", -extent, extent, 0.1, 0.5),
+        "t": slider("time t", 0.0, 0.98, 0.02, 0.4),
+    }
+    alt = "Left: data points sized by posterior weight, the query point and its velocity. Right: the largest weights."
+    return Explorer(draw, controls, alt=alt)
+
+
+def _weighted_points(ax, data: Tensor, weights: Tensor) -> None:
+    data, weights = figures.array(data), figures.array(weights)
+    ax.scatter(*data.T, s=8, c=figures.NEUTRAL, alpha=0.5, linewidths=0)
+    ax.scatter(*data.T, s=400 * weights, c=figures.TARGET, alpha=0.7, linewidths=0)
