@@ -69,7 +69,7 @@ class Labelled(NamedTuple):
 
 
 def digits(split: str = "train") -> Labelled:
-    """Handwritten digits, 8x8 pixels (d = 64), from scikit-learn: 1,438 to train on, 359 held out (every fifth).
+    """Handwritten digits, 8x8 pixels (d = 64), from scikit-learn: 1,437 to train on, 360 held out (every fifth).
 
     split: 'train', 'test' or 'all'. Pixels 0..16 become -1..1.
     """

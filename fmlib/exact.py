@@ -257,6 +257,7 @@ class DataPath:
 
     def log_density(self, x: Tensor, t: float | Tensor) -> Tensor:
         """log p_t(x) = log mean_i N(x; alpha_t x_i, sigma_t^2 I), shape (batch,). For t < 1."""
+        self._flat(x, t)  # errors name the whole batch, not a block
         block = max(1, 2**24 // len(self._keys))
         times = t.split(block) if isinstance(t, Tensor) and t.ndim == 1 else [t] * math.ceil(len(x) / block)
         parts = [self._log_weights(part, s).logsumexp(-1) for part, s in zip(x.split(block), times, strict=True)]

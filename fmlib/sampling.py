@@ -58,29 +58,31 @@ def sample(
         raise ValueError(f"method 'euler_maruyama' runs forward in time only, got t=({start:g}, {end:g})")
 
     times = torch.linspace(start, end, steps + 1, dtype=x_0.dtype, device=x_0.device)
-    field = _checked(velocity, x_0, condition)
+    field = _checked("velocity", velocity, x_0, condition)
     with torch.set_grad_enabled(differentiable):
         if method in solvers.ADAPTIVE:
             moments = times if return_path else times[[0, -1]]
             points, nfe = solvers.solve_adaptive(field, x_0, moments, method, rtol, atol)
+            points = points if return_path else points[-1]
         elif method == "euler_maruyama":
-            points, nfe = solvers.euler_maruyama(field, score, x_0, times, noise, generator, save=return_path), steps
+            drift = _checked("score", score, x_0, {})
+            points, nfe = solvers.euler_maruyama(field, drift, x_0, times, noise, generator, save=return_path), steps
         else:
             points = solvers.solve(field, x_0, times, method, save=return_path)
             nfe = steps * solvers.EVALUATIONS[method]
     if return_path:
         return Trajectory(times, points, nfe)
-    return points[-1] if method in solvers.ADAPTIVE else points
+    return points
 
 
-def _checked(velocity, x_0: Tensor, condition: dict):
-    """The velocity with its condition filled in; a result of another shape is an error, never a broadcast."""
+def _checked(name: str, function, x_0: Tensor, condition: dict):
+    """The `function` with its condition filled in; a result of another shape is an error, never a broadcast."""
 
     def field(x: Tensor, t: Tensor) -> Tensor:
-        value = velocity(x, t, **condition)
+        value = function(x, t, **condition)
         if not isinstance(value, Tensor) or value.shape != x_0.shape:
             came = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
-            raise ValueError(f"velocity must return a tensor of shape {tuple(x_0.shape)}, got {came}")
+            raise ValueError(f"{name} must return a tensor of shape {tuple(x_0.shape)}, got {came}")
         return value
 
     return field

@@ -155,7 +155,8 @@ class VariancePreserving(Schedule):
     def alpha(self, t):
         # e_0 (exp(log e_t - log e_0) - 1): exactly 0 at t = 0, accurate beside it; and exactly 1 at t = 1 below
         e_0 = math.exp(self._log_e_0)
-        rise = e_0 * torch.expm1(self._log_e(t) - self._log_e_0)
+        gain = (self.beta_max - self.beta_min) * t * (2 - t) / 4 + self.beta_min * t / 2  # the difference of the logs
+        rise = e_0 * torch.expm1(gain)
         return torch.where(t == 1, torch.ones_like(t), rise / (1 - e_0))
 
     def sigma(self, t):

@@ -1,0 +1,14 @@
+"""Hypothesis without deadlines (they are timing in disguise), without stored state, and with the same draws every run."""
+
+import pytest
+import torch
+from hypothesis import settings
+
+settings.register_profile("course", deadline=None, database=None, derandomize=True, max_examples=25)
+settings.load_profile("course")
+
+
+@pytest.fixture(autouse=True)
+def seeded():
+    """Each test starts from one global random state, whatever ran before it."""
+    torch.manual_seed(0)

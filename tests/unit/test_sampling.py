@@ -1,0 +1,211 @@
+import math
+
+import pytest
+import torch
+from helpers import F64, Counted, line_cdf, line_mixture, normal, one_sentence, seeded, skew_mixture
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import kstest
+
+from fmlib import solvers
+from fmlib.exact import DataPath, MixturePath
+from fmlib.sampling import sample
+
+DETERMINISTIC = [*solvers.FIXED, *solvers.ADAPTIVE]
+
+
+def swirl(x, t):
+    return torch.sin(x) * (1 + t) + x.flip(0) * 0
+
+
+@pytest.mark.parametrize("kind", ["mixture", "data"])
+@pytest.mark.parametrize("t", [0.3, 1.0])
+def test_the_exact_velocity_carries_the_source_to_the_marginal(kind, t):
+    mixture = line_mixture()
+    x_0 = normal(5000, 1)
+    if kind == "mixture":
+        x = sample(MixturePath(mixture).velocity, x_0, steps=60, method="rk4", t=(0, t))
+        assert kstest(x[:, 0].numpy(), line_cdf(mixture, t, 1 - t)).pvalue > 1e-3
+        return
+    data = torch.tensor([[-2.0], [0.5], [0.9]], dtype=F64)
+    x = sample(DataPath(data).velocity, x_0, steps=200, t=(0, t), method="midpoint")
+    near = (x - t * data.T).abs().argmin(1)
+    if t == 1:  # the flow of a finite data set ends on its rows, each with probability 1/3
+        assert (x[:, 0] - data[near, 0]).abs().median() < 1e-3
+        assert (near.bincount() - 5000 / 3).abs().max() < 4 * math.sqrt(5000 * 2 / 9)
+    else:
+        cdf = lambda y: torch.special.ndtr((torch.as_tensor(y)[:, None] - t * data.T) / (1 - t)).mean(1).numpy()  # noqa: E731
+        assert kstest(x[:, 0].numpy(), cdf).pvalue > 1e-3
+
+
+@pytest.mark.parametrize("method", DETERMINISTIC)
+def test_there_and_back_again(method):
+    path, x_0 = MixturePath(skew_mixture()), normal(10, 2)
+    steps = 2000 if method == "euler" else 200
+    tolerance = 1e-4 if method == "adaptive_heun" else 1e-6
+    options = {"steps": steps, "method": method, "rtol": tolerance, "atol": tolerance}
+    x_1 = sample(path.velocity, x_0, **options)
+    back = sample(path.velocity, x_1, t=(1, 0), **options)
+    assert (x_1 - x_0).abs().max() > 0.5
+    assert (back - x_0).abs().max() < (0.02 if method in ("euler", "adaptive_heun") else 1e-3)
+
+
+@pytest.mark.parametrize("method", DETERMINISTIC)
+def test_no_graph_by_default_and_one_on_request(method):
+    rate = torch.tensor(0.7, dtype=F64, requires_grad=True)
+    x_0 = normal(3, 2).requires_grad_()
+    assert not sample(lambda x, t: -rate * x, x_0, steps=5, method=method).requires_grad
+    with torch.no_grad():  # asked for explicitly, so even here
+        x_1 = sample(lambda x, t: -rate * x, x_0, steps=400, method=method, differentiable=True)
+    by_rate, by_start = torch.autograd.grad(x_1.sum(), (rate, x_0))
+    close = {"rtol": 2e-3, "atol": 1e-4}
+    torch.testing.assert_close(by_rate, -x_0.sum() * math.exp(-0.7), **close)
+    torch.testing.assert_close(by_start, torch.full_like(x_0, math.exp(-0.7)), **close)
+
+
+@pytest.mark.parametrize("method", ["euler", "midpoint", "heun", "rk4"])
+def test_gradient_through_a_nonlinear_flow(method):
+    weight = torch.tensor([[0.3, -0.5], [0.8, 0.1]], dtype=F64, requires_grad=True)
+
+    def run(x_0, w):
+        return sample(lambda x, t: torch.tanh(x @ w) * (1 + t), x_0, steps=4, method=method, differentiable=True)
+
+    assert torch.autograd.gradcheck(run, (normal(2, 2).requires_grad_(), weight))
+
+
+def test_grad_mode_and_module_mode_are_left_as_they_were():
+    net = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Dropout(0.5))
+    for training in (True, False):
+        net.train(training)
+        modes = []
+        sample(lambda x, t: modes.append(net.training) or net(x), torch.zeros(2, 2), steps=2)
+        assert torch.is_grad_enabled() and net.training == training and set(modes) == {training}
+
+
+@pytest.mark.parametrize("method", [*DETERMINISTIC, "euler_maruyama"])
+def test_condition_reaches_every_call(method):
+    label, seen = torch.tensor([3, 1]), []
+
+    def velocity(x, t, label, scale):
+        seen.append((label, scale))
+        return scale * x
+
+    extra = {"score": lambda x, t: -x} if method == "euler_maruyama" else {}
+    sample(velocity, normal(2, 2), steps=3, method=method, label=label, scale=2.0, **extra)
+    assert seen and all(came is label and scale == 2.0 for came, scale in seen)
+
+
+@pytest.mark.parametrize("method", [*DETERMINISTIC, "euler_maruyama"])
+def test_trajectory(method):
+    velocity, x_0 = Counted(swirl), normal(3, 2)
+    extra = {"score": lambda x, t: -x, "generator": seeded(5)} if method == "euler_maruyama" else {}
+    path = sample(velocity, x_0, steps=4, method=method, t=(0.2, 1), return_path=True, **extra)
+    assert path.x.shape == (5, 3, 2) and torch.equal(path.x[0], x_0)
+    torch.testing.assert_close(path.t, torch.tensor([0.2, 0.4, 0.6, 0.8, 1.0], dtype=F64))
+    assert path.nfe == len(velocity.times)
+    extra = {**extra, "generator": seeded(5)} if extra else {}
+    end = sample(swirl, x_0, steps=4, method=method, t=(0.2, 1), **extra)
+    torch.testing.assert_close(end, path.x[-1], rtol=1e-3 if method in solvers.ADAPTIVE else 0, atol=0)
+
+
+@given(
+    shape=st.lists(st.integers(1, 3), min_size=2, max_size=4),
+    dtype=st.sampled_from([torch.float32, F64]),
+    method=st.sampled_from([*solvers.FIXED, "dopri5"]),
+    seed=st.integers(0, 99),
+)
+def test_shape_dtype_and_batch_order(shape, dtype, method, seed):
+    x_0 = normal(*shape, seed=seed, dtype=dtype)
+    before, path = x_0.clone(), MixturePath(line_mixture())
+
+    def velocity(x, t):
+        return path.velocity(x.reshape(-1, 1), t).reshape(x.shape)
+
+    x_1 = sample(velocity, x_0, steps=3, method=method)
+    assert x_1.shape == x_0.shape and x_1.dtype == dtype and torch.equal(x_0, before)
+    torch.testing.assert_close(sample(velocity, x_0.flip(0), steps=3, method=method).flip(0), x_1)
+
+
+def test_randomness_comes_from_the_generator_alone():
+    def run(**options):
+        return sample(swirl, torch.zeros(5, 2), steps=4, **options)
+
+    noisy = {"method": "euler_maruyama", "score": lambda x, t: -x}
+    before = torch.get_rng_state()
+    assert torch.equal(run(generator=seeded(1), **noisy), run(generator=seeded(1), **noisy))
+    assert not torch.equal(run(generator=seeded(1), **noisy), run(generator=seeded(2), **noisy))
+    run()
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_noise_is_passed_on():
+    score = lambda x, t: torch.zeros_like(x)  # noqa: E731
+    x_0 = torch.zeros(20_000, 1, dtype=F64)
+    for noise, std in [(0.5, 0.5), (lambda t: 3 * t, math.sqrt(9 * sum((i / 50) ** 2 for i in range(50)) / 50))]:
+        x = sample(lambda x, t: 0 * x, x_0, method="euler_maruyama", score=score, noise=noise, generator=seeded())
+        assert abs(x.std().item() / std - 1) < 4 / math.sqrt(2 * 20_000)
+
+
+def test_tolerances_reach_the_adaptive_solver():
+    coarse = sample(swirl, normal(3, 2), method="dopri5", rtol=1e-2, atol=1e-2, return_path=True, steps=1)
+    fine = sample(swirl, normal(3, 2), method="dopri5", rtol=1e-9, atol=1e-9, return_path=True, steps=1)
+    assert fine.nfe > coarse.nfe
+
+
+X = torch.zeros(3, 2)
+BAD = {
+    "no steps": ({"steps": 0}, ValueError, "steps must be at least 1, got 0"),
+    "negative steps": ({"steps": -3}, ValueError, "got -3"),
+    "half a step": ({"steps": 2.5}, TypeError, "steps must be an integer, got 2.5"),
+    "true steps": ({"steps": True}, TypeError, "got True"),
+    "method": ({"method": "magic"}, ValueError, "unknown method 'magic'; known: euler, .*dopri5, .*euler_maruyama"),
+    "late": ({"t": (0, 1.5)}, ValueError, r"\(0, 1.5\)"),
+    "early": ({"t": (-0.5, 1)}, ValueError, r"\(-0.5, 1\)"),
+    "no interval": ({"t": (0.5, 0.5)}, ValueError, r"\(0.5, 0.5\)"),
+    "NaN": ({"t": (0, float("nan"))}, ValueError, "nan"),
+    "number": ({"t": 1.0}, TypeError, "t must be a pair .* got 1.0"),
+    "triple": ({"t": (0, 0.5, 1)}, TypeError, r"got \(0, 0.5, 1\)"),
+    "no score": ({"method": "euler_maruyama"}, ValueError, "score=None"),
+    "idle score": ({"method": "heun", "score": swirl}, ValueError, "got 'heun'"),
+    "backward noise": ({"method": "euler_maruyama", "score": swirl, "t": (1, 0)}, ValueError, r"t=\(1, 0\)"),
+    "flat score": ({"method": "euler_maruyama", "score": lambda x, t: x[:, :1]}, ValueError, r"score .*\(3, 1\)"),
+}
+
+
+@pytest.mark.parametrize("options, kind, message", BAD.values(), ids=BAD)
+def test_bad_options(options, kind, message):
+    with pytest.raises(kind, match=message) as error:
+        sample(swirl, X, **options)
+    assert one_sentence(error)
+
+
+BAD_STARTS = {
+    "integers": (X.long(), TypeError, "x_0 .*int64"),
+    "empty": (X[:0], ValueError, "empty"),
+    "NaN": (X * torch.nan, ValueError, "x_0 has 6 NaN"),
+    "infinite": (X + torch.inf, ValueError, "x_0 has 6 NaN or infinite"),
+    "one axis": (X[0], ValueError, r"\(2,\)"),
+}
+
+
+@pytest.mark.parametrize("x_0, kind, message", BAD_STARTS.values(), ids=BAD_STARTS)
+def test_bad_starts(x_0, kind, message):
+    with pytest.raises(kind, match=message) as error:
+        sample(swirl, x_0)
+    assert one_sentence(error)
+
+
+@pytest.mark.parametrize("method", ["euler", "dopri5"])
+@pytest.mark.parametrize(
+    "velocity, kind, message",
+    [
+        (lambda x, t: x[:, :1], ValueError, r"shape \(3, 2\), got \(3, 1\)"),
+        (lambda x, t: x[0], ValueError, r"shape \(3, 2\), got \(2,\)"),
+        (lambda x, t: 0.0, ValueError, "got float"),
+        (None, TypeError, "velocity must be a callable .* NoneType"),
+    ],
+)
+def test_a_velocity_is_never_broadcast(method, velocity, kind, message):
+    with pytest.raises(kind, match=message) as error:
+        sample(velocity, X, method=method)
+    assert one_sentence(error)

@@ -1,0 +1,145 @@
+import dataclasses
+import math
+
+import pytest
+import torch
+from helpers import F64, SCHEDULES, every_schedule
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.integrate import quad
+
+from fmlib.exact import DataPath, GaussianMixture, MixturePath
+from fmlib.paths import AffinePath
+from fmlib.schedules import CondOT, Cosine, Polynomial, Schedule, VariancePreserving
+
+NAMES = ("alpha", "sigma", "d_alpha", "d_sigma", "sigma_d_sigma", "log_snr")
+
+
+@every_schedule
+@pytest.mark.parametrize("dtype", [torch.float32, F64])
+def test_ends_are_exact(schedule, dtype):
+    ends = torch.tensor([0.0, 1.0], dtype=dtype)
+    assert schedule.alpha(ends).tolist() == [0, 1]
+    assert schedule.sigma(ends).tolist() == [1, 0]
+    assert schedule.log_snr(ends).tolist() == [-math.inf, math.inf]
+
+
+def beta_integral(t):
+    return quad(lambda s: 0.1 + 19.9 * s, 0, 1 - t)[0]
+
+
+def variance_preserving_alpha(t):
+    start = math.exp(-beta_integral(0) / 2)
+    return (math.exp(-beta_integral(t) / 2) - start) / (1 - start)
+
+
+@pytest.mark.parametrize(
+    "schedule, alpha, sigma",
+    [
+        (CondOT(), lambda t: t, lambda t: 1 - t),
+        (Cosine(), lambda t: math.sin(math.pi * t / 2), lambda t: math.cos(math.pi * t / 2)),
+        (Polynomial(2.5), lambda t: t**2.5, lambda t: 1 - t**2.5),
+        (
+            VariancePreserving(),
+            variance_preserving_alpha,
+            lambda t: math.sqrt(1 - variance_preserving_alpha(t) ** 2),
+        ),
+    ],
+    ids=["CondOT", "Cosine", "Polynomial", "VariancePreserving"],
+)
+def test_values_against_the_formula_in_plain_python(schedule, alpha, sigma):
+    for t in (0.1, 0.5, 0.9):
+        moment = torch.tensor(t, dtype=F64)
+        assert schedule.alpha(moment).item() == pytest.approx(alpha(t), rel=1e-12)
+        assert schedule.sigma(moment).item() == pytest.approx(sigma(t), rel=1e-12)
+
+
+@every_schedule
+def test_derivatives_against_autograd(schedule):
+    t = torch.linspace(0.01, 0.99, 50, dtype=F64, requires_grad=True)
+    for value, derivative in [
+        (schedule.alpha(t), schedule.d_alpha(t)),
+        (schedule.sigma(t), schedule.d_sigma(t)),
+        (schedule.sigma(t) ** 2 / 2, schedule.sigma_d_sigma(t)),
+    ]:
+        (expected,) = torch.autograd.grad(value.sum(), t, retain_graph=True)
+        torch.testing.assert_close(derivative, expected, rtol=1e-9, atol=1e-12)
+
+
+@every_schedule
+def test_derivatives_reach_the_ends(schedule):
+    ends = torch.tensor([0.0, 1.0], dtype=F64)
+    beside = torch.tensor([1e-7, 1 - 1e-7], dtype=F64)
+    for name in ("d_alpha", "sigma_d_sigma"):
+        torch.testing.assert_close(getattr(schedule, name)(ends), getattr(schedule, name)(beside), rtol=1e-5, atol=1e-5)
+
+
+@every_schedule
+@given(t=st.floats(0.001, 0.999))
+def test_log_snr_and_its_inverse(schedule, t):
+    moment = torch.tensor(t, dtype=F64)
+    log_snr = schedule.log_snr(moment)
+    assert log_snr.item() == pytest.approx(math.log(schedule.alpha(moment) / schedule.sigma(moment)), abs=1e-9)
+    assert schedule.inverse_log_snr(log_snr).item() == pytest.approx(t, abs=1e-9)
+
+
+@every_schedule
+def test_monotone_and_accurate_in_float32_beside_the_ends(schedule):
+    t = torch.cat([torch.logspace(-5, -1, 40), 1 - torch.logspace(-1, -5, 40)])
+    assert (schedule.log_snr(t).diff() > 0).all()
+    for name in NAMES:
+        exact = getattr(schedule, name)(t.double())
+        torch.testing.assert_close(getattr(schedule, name)(t).double(), exact, rtol=2e-5, atol=1e-6)
+
+
+@every_schedule
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("shape", [(), (3,), (3, 1, 1)])
+def test_shape_and_dtype_follow_the_time(schedule, name, shape):
+    for dtype in (torch.float32, F64):
+        value = getattr(schedule, name)(torch.full(shape, 0.3, dtype=dtype))
+        assert value.shape == shape and value.dtype == dtype
+
+
+def test_schedules_are_values():
+    assert Polynomial(2.0) == Polynomial(2.0) != Polynomial(3.0)
+    for schedule in SCHEDULES:
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            schedule.n = 1
+
+
+@pytest.mark.parametrize(
+    "make, value",
+    [
+        (lambda: Polynomial(0.5), "0.5"),
+        (lambda: Polynomial(math.nan), "nan"),
+        (lambda: VariancePreserving(beta_min=0.0), "0.0"),
+        (lambda: VariancePreserving(beta_min=3.0, beta_max=2.0), "3.0 and 2.0"),
+    ],
+)
+def test_bad_parameters(make, value):
+    with pytest.raises(ValueError, match=value):
+        make()
+
+
+class Unscaled(Schedule):
+    """The variance-preserving diffusion without its rescaling: alpha_0 = 0.0066."""
+
+    def alpha(self, t):
+        return torch.exp(-19.9 * (1 - t) ** 2 / 4 - 0.1 * (1 - t) / 2)
+
+    def sigma(self, t):
+        return (1 - self.alpha(t) ** 2).sqrt()
+
+
+class NeverClean(CondOT):
+    def sigma(self, t):
+        return 1 - 0.99 * t
+
+
+@pytest.mark.parametrize("schedule, came", [(Unscaled(), "alpha_0 = 0.0065"), (NeverClean(), "sigma_1 = 0.01")])
+def test_a_schedule_that_misses_its_ends_is_refused_by_every_path(schedule, came):
+    mixture = GaussianMixture.isotropic(torch.zeros(1, 2), 1.0)
+    for make in (AffinePath, lambda s: MixturePath(mixture, s), lambda s: DataPath(torch.zeros(3, 2), s)):
+        with pytest.raises(ValueError, match=came):
+            make(schedule)

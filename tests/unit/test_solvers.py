@@ -1,0 +1,179 @@
+import math
+
+import pytest
+import torch
+from helpers import F64, Counted, kurtosis, normal, one_sentence, seeded, skew_mixture
+from scipy.integrate import solve_ivp
+from scipy.stats import kstest
+
+from fmlib import solvers
+from fmlib.exact import MixturePath
+
+ORDERS = {"euler": 1, "midpoint": 2, "heun": 2, "rk4": 4}
+
+
+def bend(x, t):
+    """dx/dt = -(1 + 2t) x^2, with the flow x_0 / (1 + x_0 (t + t^2)): nonlinear in x and in t."""
+    return -(1 + 2 * t) * x**2
+
+
+def bent(x_0, t):
+    return x_0 / (1 + x_0 * (t + t**2))
+
+
+@pytest.mark.parametrize("back", [False, True], ids=["forward", "backward"])
+@pytest.mark.parametrize("method", ORDERS)
+def test_measured_order(method, back):
+    x_0, steps = torch.tensor([[0.5], [1.0], [2.0]], dtype=F64), [32, 64, 128, 256]
+    start, end = (bent(x_0, 1.0), x_0) if back else (x_0, bent(x_0, 1.0))
+    errors = []
+    for n in steps:
+        times = torch.linspace(float(back), float(not back), n + 1, dtype=F64)
+        errors.append((solvers.solve(bend, start, times, method) - end).norm().log2().item())
+    slope = (errors[0] - errors[-1]) / 3
+    assert abs(slope - ORDERS[method]) < 0.1
+
+
+@pytest.mark.parametrize("method, value", [("euler", 0.0), ("midpoint", 1 / 8), ("heun", 1 / 2), ("rk4", 1 / 4)])
+def test_one_step_is_its_quadrature_rule(method, value):
+    """For dx/dt = t^3 one step is the left, midpoint, trapezium and Simpson rule."""
+    x_0, times = torch.zeros(1, 1, dtype=F64), torch.tensor([0.0, 1.0], dtype=F64)
+    assert solvers.solve(lambda x, t: t**3 + 0 * x, x_0, times, method).item() == pytest.approx(value, abs=1e-15)
+
+
+@pytest.mark.parametrize("method", ORDERS)
+def test_one_step_is_the_taylor_polynomial_of_its_order(method):
+    """For dx/dt = x a step h multiplies by the exponential series up to the order."""
+    x_0, times = torch.ones(1, 1, dtype=F64), torch.tensor([0.0, 0.5], dtype=F64)
+    series = sum(0.5**k / math.factorial(k) for k in range(ORDERS[method] + 1))
+    assert solvers.solve(lambda x, t: x, x_0, times, method).item() == pytest.approx(series, rel=1e-15)
+
+
+@pytest.mark.parametrize("method", ORDERS)
+def test_evaluations_and_times(method):
+    velocity = Counted(bend)
+    solvers.solve(velocity, torch.ones(2, 1, dtype=F64), torch.linspace(0, 1, 11, dtype=F64), method)
+    assert len(velocity.times) == 10 * solvers.EVALUATIONS[method]
+    assert min(velocity.times) == 0 and max(velocity.times) <= 1
+    assert (max(velocity.times) == 1) == (method in ("heun", "rk4"))
+
+
+def reference(path, x_0, t):
+    """The flow by scipy, to 1e-11."""
+
+    def slope(moment, x):
+        return path.velocity(torch.from_numpy(x).reshape(-1, 2), float(min(max(moment, 0), 1))).flatten().numpy()
+
+    solution = solve_ivp(slope, (t[0], t[-1]), x_0.flatten().numpy(), "DOP853", t_eval=t, rtol=1e-11, atol=1e-11)
+    return torch.from_numpy(solution.y.T.copy()).reshape(len(t), -1, 2)
+
+
+@pytest.mark.parametrize(
+    "method, accuracy",
+    [("euler", 0.05), ("midpoint", 1e-3), ("heun", 1e-3), ("rk4", 1e-6)]
+    + [("dopri5", 1e-6), ("dopri8", 1e-6), ("bosh3", 1e-3), ("adaptive_heun", 0.05)],
+)
+def test_mixture_flow_against_scipy(method, accuracy):
+    path, x_0 = MixturePath(skew_mixture()), normal(6, 2)
+    truth = reference(path, x_0, [0.0, 0.5, 1.0])
+    if method in ORDERS:
+        points = solvers.solve(path.velocity, x_0, torch.linspace(0, 1, 101, dtype=F64), method, save=True)[::50]
+    else:
+        times, tolerance = torch.tensor([0.0, 0.5, 1.0], dtype=F64), accuracy / 100
+        points, _ = solvers.solve_adaptive(path.velocity, x_0, times, method, rtol=tolerance, atol=tolerance)
+    assert (points - truth).abs().max() < accuracy
+    assert (truth[-1] - truth[0]).abs().max() > 0.5
+
+
+@pytest.mark.parametrize("method", solvers.ADAPTIVE)
+def test_adaptive_counts_every_call_and_stays_within_time(method):
+    for times in (torch.tensor([0.0, 0.3, 1.0], dtype=F64), torch.tensor([1.0, 0.0], dtype=F64)):
+        velocity, x_0 = Counted(bend), torch.ones(2, 1, dtype=F64)
+        points, nfe = solvers.solve_adaptive(velocity, x_0, times, method)
+        assert nfe == len(velocity.times) > 1 and points.shape == (len(times), 2, 1)
+        assert min(velocity.times) >= 0 and max(velocity.times) <= 1
+        assert torch.equal(points[0], x_0)
+    assert solvers.solve_adaptive(bend, x_0, times, method, 1e-6, 1e-6)[1] > nfe
+
+
+def test_saved_points_start_at_the_start_and_end_at_the_end():
+    x_0, times = torch.ones(2, 1, dtype=F64), torch.linspace(0, 1, 5, dtype=F64)
+    points = solvers.solve(bend, x_0, times, save=True)
+    assert points.shape == (5, 2, 1) and torch.equal(points[0], x_0)
+    assert torch.equal(points[-1], solvers.solve(bend, x_0, times))
+    assert torch.equal(points[2], solvers.solve(bend, x_0, times[:3]))
+
+
+@pytest.mark.parametrize("solve, known", [(solvers.solve, "euler, midpoint"), (solvers.solve_adaptive, "dopri5, dopri8")])
+def test_unknown_method_lists_the_known(solve, known):
+    with pytest.raises(ValueError, match=f"unknown method 'magic'; known: {known}") as error:
+        solve(bend, torch.ones(1, 1), torch.tensor([0.0, 1.0]), "magic")
+    assert one_sentence(error)
+
+
+# Euler-Maruyama
+
+
+def zero(x, t):
+    return torch.zeros_like(x)
+
+
+def gaussian_path(std):
+    """Velocity and score of the path from N(0, 1) to N(0, std^2) with alpha = t, sigma = 1 - t: both linear in x."""
+
+    def variance(t):
+        return std**2 * t**2 + (1 - t) ** 2
+
+    return variance, lambda x, t: (std**2 * t - (1 - t)) / variance(t) * x, lambda x, t: -x / variance(t)
+
+
+@pytest.mark.parametrize("noise", [0.7, lambda t: 1.5 * (1 - t)], ids=["constant", "function"])
+def test_euler_maruyama_variance_is_that_of_its_recursion(noise):
+    """Each step maps N(0, v) to N(0, (1 + h (u + g^2 s / 2))^2 v + g^2 h), so the law after any number is known."""
+    steps, n, std = 20, 100_000, 0.5
+    variance, velocity, score = gaussian_path(std)
+    x = solvers.euler_maruyama(
+        velocity, score, normal(n, 1), torch.linspace(0, 1, steps + 1, dtype=F64), noise, seeded(1), save=True
+    )
+    v, h = 1.0, 1 / steps
+    for i in range(steps):
+        t = i * h
+        g = noise(t) if callable(noise) else noise
+        v = (1 + h * ((std**2 * t - (1 - t)) - g**2 / 2) / variance(t)) ** 2 * v + g**2 * h
+        assert abs(x[i + 1].var().item() - v) < 4 * v * math.sqrt(2 / n)
+    assert abs(kurtosis(x[-1]) - 3) < 4 * math.sqrt(24 / n)
+
+
+def test_euler_maruyama_keeps_the_marginals_of_the_flow():
+    """With 400 steps the variance's bias, known from halving the step, is below 1 %; the rest is Monte Carlo."""
+    n, times = 40_000, torch.linspace(0, 1, 401, dtype=F64)
+    variance, velocity, score = gaussian_path(0.5)
+    x = solvers.euler_maruyama(velocity, score, normal(n, 1), times, 1.0, seeded(1), save=True)
+    for i in (100, 200, 300, 400):
+        truth = variance(i / 400)
+        assert abs(x[i].var().item() - truth) < 0.01 * truth + 4 * truth * math.sqrt(2 / n)
+        assert kstest(x[i, :, 0].numpy() / math.sqrt(truth), "norm").statistic < 2.3 / math.sqrt(n)
+
+
+def test_euler_maruyama_noise_is_one_gaussian_of_variance_h():
+    x_0 = torch.zeros(50_000, 1, dtype=F64)
+    x = solvers.euler_maruyama(zero, zero, x_0, torch.tensor([0.0, 0.25], dtype=F64), 2.0, seeded())
+    assert kstest(x[:, 0].numpy(), "norm").pvalue > 1e-3  # g sqrt(h) = 1
+
+
+def test_euler_maruyama_without_noise_is_euler():
+    x_0, times = torch.ones(3, 1, dtype=F64), torch.linspace(0, 1, 8, dtype=F64)
+    assert torch.equal(solvers.euler_maruyama(bend, zero, x_0, times, 0.0), solvers.solve(bend, x_0, times, "euler"))
+
+
+def test_euler_maruyama_steps_are_independent():
+    x = solvers.euler_maruyama(
+        zero, zero, torch.zeros(20_000, 1, dtype=F64), torch.linspace(0, 1, 3, dtype=F64), 1.0, seeded(), save=True
+    )
+    first, second = (x[1] - x[0])[:, 0], (x[2] - x[1])[:, 0]
+    assert abs((first * second).mean().item() / 0.5) < 4 / math.sqrt(20_000)
+
+
+def test_euler_maruyama_refuses_time_running_backwards():
+    with pytest.raises(ValueError, match="times must increase"):
+        solvers.euler_maruyama(zero, zero, torch.zeros(2, 1), torch.tensor([1.0, 0.0]))
