@@ -41,6 +41,8 @@ def claim(
         raise TypeError("to compare two values a claim needs within= or standard_error=, one of them; a bound neither")
 
     value, error = _tensor(measured), None if standard_error is None else _tensor(standard_error)
+    if not value.numel():
+        raise ValueError("measured is empty: nothing was measured")
     if at_most is not None:
         holds, expectation = bool((value <= at_most).all()), f"at most {_show(at_most)}"
         worst = value.max()
@@ -56,7 +58,8 @@ def claim(
         worst, other = (v.expand(gap.shape).flatten()[index] for v in (value, reference))
         error = None if error is None else error.expand(gap.shape).flatten()[index]
         expectation = f"{'expected' if differs_from is None else 'must differ from'} {_show(other)}"
-        expectation += f" within {_show(within)}" if within else ""
+        if within:
+            expectation += f" within {_show(within)}, apart by {float((worst - other).abs()):.0e}"
     shown = _show(worst) + ("" if error is None else f" ± {_show(error)}")
     if value.numel() > 1:
         shown += f" (the worst of {value.numel()})"
@@ -74,7 +77,9 @@ def recap() -> None:
 
 
 def _tensor(value) -> torch.Tensor:
-    return torch.as_tensor(value).detach().cpu().double()
+    if isinstance(value, torch.Tensor):
+        return value.detach().cpu().double()
+    return torch.as_tensor(value, dtype=torch.float64)  # by default a Python float would lose half of its digits
 
 
 def _show(value) -> str:

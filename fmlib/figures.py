@@ -100,12 +100,12 @@ def trajectories(ax: Axes, x: Tensor, color: str = PATH, alpha: float = 0.5) -> 
 
 
 def loss(ax: Axes, losses: Tensor, window: int = 50) -> None:
-    """The running mean of `losses` (steps,) over `window` steps, on a logarithmic axis."""
+    """The running mean of `losses` (steps,) over `window` steps, on an axis from zero: it levels off above it."""
     values = array(losses)
     window = max(1, min(window, len(values) // 4))
     mean = np.convolve(values, np.ones(window) / window, mode="valid")
-    ax.semilogy(np.arange(window - 1, len(values)) + 1, mean, color=ERROR)
-    ax.set(xlabel="training step", ylabel=f"loss (mean of {window})")
+    ax.plot(np.arange(window - 1, len(values)) + 1, mean, color=ERROR)
+    ax.set(xlabel="training step", ylabel=f"loss (mean of {window})", ylim=(0, None))
 
 
 def images(ax: Axes, x: Tensor, shape: tuple[int, int] = (8, 8), columns: int = 10, title: str = "") -> None:

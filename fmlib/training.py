@@ -27,7 +27,10 @@ class Fit(NamedTuple):
 def device_of(name: str = "auto") -> torch.device:
     """The device called `name`; 'auto' takes a GPU (CUDA, then Apple's) where there is one, else the CPU."""
     if name != "auto":
-        return torch.device(name)
+        try:
+            return torch.empty(0, device=name).device
+        except (RuntimeError, AssertionError, ImportError) as error:
+            raise ValueError(f"device {name!r} cannot be used here: {str(error).splitlines()[0][:160]}") from None
     if torch.cuda.is_available():
         return torch.device("cuda")
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
@@ -53,7 +56,8 @@ def fit(
     """Minimise the conditional flow matching loss E ||u_theta(X_t, t) - d/dt X_t||^2, t ~ U[0, 1].
 
     (Lipman et al. 2024, equation 4.15.) The loss is a mean over coordinates; it converges to the conditional variance
-    of the velocity, not to zero. `model` itself is trained in place; the returned copy has exponentially averaged weights.
+    of the velocity, not to zero. `model` itself is trained in place; the returned copy has exponentially averaged
+    weights.
 
     target: data (N, *dims), or a sampler (n, generator=) -> (n, *dims). source: likewise; default N(0, I).
     labels: integers (N,), passed to the network as label=. coupling: pairs each batch (`Paired` draws the same rows of
@@ -74,7 +78,7 @@ def fit(
 
     model = model.to(place).train()
     averaged = copy.deepcopy(model).eval().requires_grad_(False)
-    optimizer = torch.optim.Adam(model.parameters(), learning_rate)
+    optimizer = torch.optim.Adam(model.parameters(), learning_rate, fused=True)
     decay = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     losses = torch.zeros(steps, device=place)
     bar = tqdm(range(steps), disable=_silent(progress), leave=False, desc="fit", mininterval=0.5)
@@ -82,7 +86,11 @@ def fit(
         x_0, x_1, condition = draw()
         t = torch.rand(len(x_1), generator=generator, device=place, dtype=x_1.dtype)
         point = path.sample(x_0, x_1, t)
-        loss = (model(point.x_t, t, **condition) - point.velocity).square().mean()
+        prediction = model(point.x_t, t, **condition)
+        if prediction.shape != point.velocity.shape:  # would be broadcast silently
+            expected = tuple(point.velocity.shape)
+            raise ValueError(f"model must return a tensor of shape {expected}, got {tuple(prediction.shape)}")
+        loss = (prediction - point.velocity).square().mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -5,9 +5,11 @@ without a kernel still shows a picture.
 """
 
 import base64
+import html
 import io
 
 import ipywidgets
+import matplotlib
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -25,7 +27,7 @@ class Explorer(ipywidgets.VBox):
 
     def __init__(self, draw, controls: dict, size: tuple[float, float] = (7, 3.4), alt: str = ""):
         self._draw, self._controls = draw, controls
-        self._figure = Figure(figsize=size, dpi=80)
+        self._figure = Figure(figsize=size, dpi=80, layout="none")
         FigureCanvasAgg(self._figure)
         self.picture = ipywidgets.Image(format="png", tooltip=alt)
         self.problem = ipywidgets.HTML()
@@ -42,7 +44,8 @@ class Explorer(ipywidgets.VBox):
         self._draw(self._figure, **{name: control.value for name, control in self._controls.items()})
         self._figure.subplots_adjust(left=0.1, right=0.98, bottom=0.16, top=0.9, wspace=0.3, hspace=0.4)
         buffer = io.BytesIO()
-        self._figure.savefig(buffer, format="png", pil_kwargs={"compress_level": 1})
+        with matplotlib.rc_context({"figure.constrained_layout.use": False}):  # or savefig switches it on from here
+            self._figure.savefig(buffer, format="png", pil_kwargs={"compress_level": 1})
         return buffer.getvalue()
 
     def _redraw(self, _change) -> None:
@@ -50,7 +53,7 @@ class Explorer(ipywidgets.VBox):
             self.picture.value = self.render()
             self.problem.value = ""
         except Exception as error:  # an exception in a callback would vanish: show it to the learner instead
-            self.problem.value = f"<b>{type(error).__name__}</b>: {error}"
+            self.problem.value = f"<b>{type(error).__name__}</b>: {html.escape(str(error))}"
 
     def _repr_mimebundle_(self, **kwargs):
         bundle = super()._repr_mimebundle_(**kwargs)
@@ -71,7 +74,7 @@ def choice(label: str, options) -> ipywidgets.Widget:
 
 
 def path_explorer(path, extent: float = 3.0, samples: int = 400, seed: int = 0) -> Explorer:
-    """Move t over the density p_t and velocity u_t of an `exact` path; on the right, samples that follow the flow."""
+    """Move t over the density p_t and velocity u_t of a `MixturePath`; on the right, samples that follow the flow."""
     from fmlib.sampling import sample
 
     generator = torch.Generator().manual_seed(seed)
@@ -87,21 +90,21 @@ def path_explorer(path, extent: float = 3.0, samples: int = 400, seed: int = 0) 
         figures.points(right, flow[round(100 * t)], figures.PATH)
 
     alt = "Left: the density of the path at time t with arrows of the marginal velocity. Right: samples at time t."
-    return Explorer(draw, {"t": slider("time t", 0.0, 1.0, 0.01, 0.0)}, alt=alt)
+    return Explorer(draw, {"t": slider("time t", 0.0, 1.0, 0.01, 0.5)}, alt=alt)
 
 
 def posterior_explorer(path, extent: float = 3.0) -> Explorer:
-    """Move a query point x and the time t; see each data point's posterior weight and the velocity that they average to."""
+    """Move a query point x and the time t; see each data point's weight and the posterior mean u_t(x) aims at."""
 
     def draw(figure, x, y, t):
         left, right = figure.subplots(1, 2)
         query = path.data.new_tensor([[x, y]])
         weights = path.posterior(query, t)[0]
-        velocity = path.velocity(query, t)[0]
+        mean = path.x_1(query, t)[0]
         figures.space(left, extent, f"weights of the data, t = {t:.2f}")
         _weighted_points(left, path.data, weights)
         left.plot(x, y, "o", color=figures.PATH)
-        left.annotate("", (x + 0.5 * float(velocity[0]), y + 0.5 * float(velocity[1])), (x, y),
+        left.annotate("", (float(mean[0]), float(mean[1])), (x, y),
                       arrowprops={"arrowstyle": "->", "color": figures.VELOCITY, "lw": 2})
         order = weights.sort(descending=True).values[:20]
         right.bar(range(1, len(order) + 1), figures.array(order), color=figures.TARGET)
@@ -113,7 +116,7 @@ def posterior_explorer(path, extent: float = 3.0) -> Explorer:
         "y": slider("second coordinate of x", -extent, extent, 0.1, 0.5),
         "t": slider("time t", 0.0, 0.98, 0.02, 0.4),
     }
-    alt = "Left: data points sized by posterior weight, the query point and its velocity. Right: the largest weights."
+    alt = "Left: data points sized by posterior weight, the query point, an arrow to their mean. Right: the largest weights."
     return Explorer(draw, controls, alt=alt)
 
 
