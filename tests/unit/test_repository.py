@@ -1,0 +1,80 @@
+"""What the repository promises about itself: one list of dependencies, one list of checksums, well-formed notebooks."""
+
+import json
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from fmlib import datasets
+
+ROOT = Path(__file__).parents[2]
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))
+
+
+def project() -> dict:
+    return tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+
+def test_registry_is_the_one_in_the_code():
+    lines = (ROOT / "datasets" / "registry.txt").read_text().split("\n")
+    assert dict(line.split(" sha256:") for line in lines if line) == datasets.REGISTRY
+
+
+def test_conda_environment_installs_from_pyproject_alone():
+    lines = [line.strip() for line in (ROOT / "environment.yml").read_text().splitlines() if not line.startswith("#")]
+    assert lines[lines.index("dependencies:") + 1 :] == ["- python>=3.11", "- pip", "- pip:", "- -e .[course]"]
+
+
+def test_every_dependency_is_pinned():
+    extras = project()["optional-dependencies"]
+    declared = [*project()["dependencies"], *extras["course"], *extras["dev"]]
+    names = {re.split(r"[\[>=<]", line)[0].lower().replace("_", "-") for line in declared} - {"fmlib"}
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    pinned = dict(line.split("==") for line in lines if line and not line.startswith("#"))
+    assert names <= {name.lower().replace("_", "-") for name in pinned}
+    assert pinned["torch"] == "2.13.0"
+
+
+def test_readme_and_notebooks_name_each_other():
+    readme = (ROOT / "README.md").read_text()
+    assert NOTEBOOKS
+    for link in re.findall(r"\]\(([^)#]+)\)", readme):
+        assert (ROOT / link).exists(), link
+    for path in NOTEBOOKS:
+        assert f"(notebooks/{path.name})" in readme
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
+def test_notebook_is_well_made(path):
+    notebook = json.loads(path.read_text())
+    assert path.stat().st_size < 600_000
+    assert str(ROOT) not in path.read_text() and "/home/" not in path.read_text()
+    assert notebook["metadata"]["kernelspec"]["name"] == "python3"
+    identities = [cell["id"] for cell in notebook["cells"]]
+    assert len(set(identities)) == len(identities)
+    sources = ["".join(cell["source"]) for cell in notebook["cells"]]
+    code = [index for index, cell in enumerate(notebook["cells"]) if cell["cell_type"] == "code"]
+    assert any("claim(" in sources[index] for index in code)
+    assert any("widgets." in sources[index] for index in code)
+    assert sum("**Exercise" in source for source in sources) >= 3
+    assert len(sources[code[0]].splitlines()) <= 6  # the setup
+    for index in code:
+        cell, lines = notebook["cells"][index], sources[index].splitlines()
+        where = f"{path.name}, cell {cell['id']}"
+        assert len([line for line in lines if line.strip()]) <= 20, where
+        assert max(map(len, lines)) <= 88, where
+        assert cell["execution_count"], f"{where} was not executed"
+        assert "execution" not in cell["metadata"], f"{where} holds times"
+        assert all(o["output_type"] != "error" and o.get("name") != "stderr" for o in cell["outputs"]), where
+        if any("image/png" in output.get("data", {}) for output in cell["outputs"]):
+            above = sources[index - 1]  # the alt text of the picture
+            assert "*Figure" in above, f"{where}: no alt text in the Markdown above"
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
+def test_links_between_notebooks_lead_somewhere(path):
+    linked = re.findall(r"\]\(([^)#:]+\.ipynb)\)", path.read_text())
+    for name in linked:
+        assert (path.parent / name).exists() or name > NOTEBOOKS[-1].name, name  # it may be still to come
