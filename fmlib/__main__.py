@@ -18,13 +18,14 @@ EVERY = 500  # steps between checkpoints
 
 
 def train(data: str, out: str, steps: int, seed: int, device: str) -> None:
-    """Train a class-conditional network on `data`; write its checkpoint and `samples.png` to `out`, print its metrics."""
+    """Train a class-conditional network on `data`; write checkpoint and `samples.png` to `out`, print its metrics."""
     _validate.choice("data set", data, DATA)
     _validate.count("steps", steps)
+    training.device_of(device)
+    torch.manual_seed(seed)  # the network's first weights
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
     real, held_out = DATA[data]("train"), DATA[data]("test")
-    torch.manual_seed(seed)  # the network's first weights
     network = models.ResidualMLP(DIM, classes=CLASSES)
     print(f"{data}: {len(real.x)} images, {models.parameter_count(network)} parameters, {steps} steps", flush=True)
 
@@ -90,7 +91,7 @@ def compare(path: Path, model: nn.Module, held_out: datasets.Labelled, seed: int
 
 
 def sample(run: str, n: int, label: int | None, out: str, seed: int, steps: int) -> None:
-    """Draw n images from the checkpoint in `run` into `out`: `.npz` with arrays x (n, 64) and y (n,), or a `.png` grid."""
+    """Draw n images from the checkpoint in `run` into `out`: `.npz` with x (n, 64) and y (n,), or a `.png` grid."""
     _validate.count("n", n)
     _validate.count("steps", steps)
     path = Path(out)
@@ -141,7 +142,7 @@ def parser() -> argparse.ArgumentParser:
     one = commands.add_parser("train", help="train on a data set, save a checkpoint, a picture and print metrics")
     one.add_argument("data", help=f"one of: {', '.join(DATA)}")
     one.add_argument("--out", required=True, help="folder of the checkpoint and samples.png")
-    one.add_argument("--steps", type=int, default=4000, help="training steps (default %(default)s)")
+    one.add_argument("--steps", type=int, default=3500, help="training steps (default %(default)s)")
     one.add_argument("--seed", type=int, default=0, help="of weights, batches and samples (default %(default)s)")
     one.add_argument("--device", default="auto", help="auto, cpu, cuda, ... (default %(default)s)")
     two = commands.add_parser("sample", help="draw samples from a checkpoint")
@@ -165,7 +166,7 @@ def main(arguments: list[str] | None = None) -> int:
         print("interrupted; the last checkpoint, if one was saved, is whole", file=sys.stderr)
         return 130
     except (ValueError, TypeError, OSError, RuntimeError, FloatingPointError) as error:
-        print(f"fmlib: {str(error).splitlines()[0]}", file=sys.stderr)
+        print(f"fmlib: {(str(error) or type(error).__name__).splitlines()[0]}", file=sys.stderr)
         return 2
     return 0
 

@@ -11,6 +11,16 @@ from torch import Tensor
 
 def batch(name: str, x: Tensor) -> Tensor:
     """Return `x` if it is a non-empty, finite, floating tensor of shape (batch, *dims)."""
+    shaped(name, x)
+    # A sum is one cheap pass that any NaN or infinity survives; only if it trips do we look at each entry.
+    if x.device.type == "cpu" and not torch.isfinite(x.detach().sum()) and not torch.isfinite(x.detach()).all():
+        bad = int((~torch.isfinite(x)).sum())
+        raise ValueError(f"{name} has {bad} NaN or infinite values among {x.numel()}")
+    return x
+
+
+def shaped(name: str, x: Tensor) -> Tensor:
+    """Return `x` if it is a non-empty, floating tensor of shape (batch, *dims), whatever its values."""
     if not isinstance(x, Tensor):
         raise TypeError(f"{name} must be a torch.Tensor, got {type(x).__name__}")
     if not x.is_floating_point():
@@ -19,10 +29,6 @@ def batch(name: str, x: Tensor) -> Tensor:
         raise ValueError(f"{name} must have shape (batch, *dims) with at least two axes, got {tuple(x.shape)}")
     if x.numel() == 0:
         raise ValueError(f"{name} is empty: shape {tuple(x.shape)}")
-    # A sum is one cheap pass that any NaN or infinity survives; only if it trips do we look at each entry.
-    if x.device.type == "cpu" and not torch.isfinite(x.detach().sum()) and not torch.isfinite(x.detach()).all():
-        bad = int((~torch.isfinite(x)).sum())
-        raise ValueError(f"{name} has {bad} NaN or infinite values among {x.numel()}")
     return x
 
 

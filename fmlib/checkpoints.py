@@ -40,9 +40,14 @@ def replacing(path: str | Path):
 
 
 def save(folder: str | Path, model: nn.Module, **about) -> None:
-    """Write a checkpoint of `model` into `folder`; `about` (JSON values) is stored beside it."""
+    """Write a checkpoint of `model` into `folder`; `about` (JSON values) is stored beside it.
+
+    Raises TypeError, before anything is written, if `model` is not one of `NETWORKS`: it could not be loaded again.
+    """
     from safetensors.torch import save as to_bytes
 
+    if type(model) not in NETWORKS.values():
+        raise TypeError(f"model must be one of {', '.join(NETWORKS)}, got {type(model).__name__}")
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     content = to_bytes({name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()})
@@ -65,6 +70,7 @@ def load(folder: str | Path) -> tuple[nn.Module, dict]:
     Raises ValueError, naming the file, if it is not an fmlib checkpoint, is damaged or truncated, or names a network
     whose weights do not fit.
     """
+    from safetensors import SafetensorError
     from safetensors.torch import load as from_bytes
 
     file = Path(folder) / "checkpoint.json"
@@ -78,7 +84,7 @@ def load(folder: str | Path) -> tuple[nn.Module, dict]:
     try:
         model = NETWORKS[record["network"]](**record["config"])
         model.load_state_dict(from_bytes(content))
-    except (TypeError, RuntimeError, KeyError) as error:
+    except (TypeError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
         first_line = str(error).splitlines()[0]
         raise ValueError(f"{file}: the weights do not fit a {record['network']}: {first_line}") from None
     return model.eval(), record["about"]
@@ -96,6 +102,6 @@ def _read(file: Path) -> dict:
     missing = {"network", "config", "weights", "sha256", "about"} - record.keys()
     if missing:
         raise ValueError(f"{file} lacks {', '.join(sorted(missing))}")
-    if record["network"] not in NETWORKS:
+    if record["network"] not in list(NETWORKS):
         raise ValueError(f"{file} is of an unknown network {record['network']!r}; known: {', '.join(NETWORKS)}")
     return record

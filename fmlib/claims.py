@@ -84,4 +84,6 @@ def _tensor(value) -> torch.Tensor:
 
 def _show(value) -> str:
     number = float(value)
-    return f"{int(number)}" if math.isfinite(number) and number == int(number) and abs(number) < 1e6 else f"{number:.4g}"
+    return (
+        f"{int(number)}" if math.isfinite(number) and number == int(number) and abs(number) < 1e6 else f"{number:.4g}"
+    )

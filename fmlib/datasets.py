@@ -1,8 +1,8 @@
 """Data: two-dimensional toy laws with exact samplers, the 8x8 digits, and MNIST.
 
-A toy law is a function (n, generator=None) -> (n, 2) float tensor, of zero mean and roughly unit scale. The digits come
-inside scikit-learn, so the course runs with the network unplugged. MNIST is fetched once, checked by its sha256 and kept
-in the data cache.
+A toy law is a function (n, generator=None) -> (n, 2) float tensor, of zero mean and roughly unit scale. The digits
+come inside scikit-learn, so the course runs with the network unplugged. MNIST is fetched once, checked by its sha256
+and kept in the data cache.
 """
 
 import gzip
@@ -132,7 +132,7 @@ def fetch(name: str) -> Path:
             pooch.retrieve(mirror + name, digest, fname=name, path=path.parent, progressbar=True)
             return path
         except (OSError, ValueError) as error:
-            reasons.append(f"{mirror}: {str(error).splitlines()[0][:160]}")
+            reasons.append(f"{mirror}: {type(error).__name__} {' '.join(str(error).split())[:160]}")
     raise OSError(f"could not download {name}; {'; '.join(reasons)}; or put the file into {path.parent}")
 
 

@@ -157,11 +157,11 @@ class MixturePath:
 
 @dataclass(frozen=True, eq=False)
 class DataPath:
-    """The marginal path from N(0, I) to a finite data set (q puts mass 1/N on each row), X_t = alpha_t X_1 + sigma_t X_0.
+    """The marginal path from N(0, I) to a finite data set (mass 1/N on each row), X_t = alpha_t X_1 + sigma_t X_0.
 
     Given X_t = x, row i has posterior probability w_i = softmax_i(-||x - alpha x_i||^2 / (2 sigma^2)), so
-    E[X_1 given X_t = x] = sum_i w_i x_i is one attention read-out over the data: query alpha x / sigma^2, keys and values
-    x_i, and a bias -alpha^2 ||x_i||^2 / (2 sigma^2), which is folded into one more coordinate.
+    E[X_1 given X_t = x] = sum_i w_i x_i is one attention read-out over the data: query alpha x / sigma^2, keys and
+    values x_i, and a bias -alpha^2 ||x_i||^2 / (2 sigma^2), which is folded into one more coordinate.
 
     data: (N, *dims). Memory does not grow as queries times data. Logits reach |x|^2 / sigma^2, where float32 would lose
     the small differences that decide between neighbours, so they are formed in float64 (except on a device without it).

@@ -41,7 +41,9 @@ def use_style() -> None:
     )
 
 
-def panels(columns: int = 1, rows: int = 1, width: float = 3.2, height: float | None = None) -> tuple[Figure, list[Axes]]:
+def panels(
+    columns: int = 1, rows: int = 1, width: float = 3.2, height: float | None = None
+) -> tuple[Figure, list[Axes]]:
     """A figure with rows x columns axes of `width` x `height` inches each, as a flat list."""
     size = (width * columns, (height or width) * rows)
     fig, axes = plt.subplots(rows, columns, figsize=size, squeeze=False)

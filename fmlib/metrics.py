@@ -1,4 +1,6 @@
-"""Distances between two sets of samples, each to be read next to its floor: two true samples against each other."""
+"""Distances between two sets of samples, each to be read next to its floor (two true samples against each other), and
+what a flow spends on its way: its kinetic energy, and how far its trajectories are from straight.
+"""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -6,14 +8,18 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fmlib import _validate
+from fmlib import _validate, sampling
+
+# For torch.cdist: from the differences x - y, not as |x|^2 + |y|^2 - 2 x.y, which loses the small distances
+EXACT = "donot_use_mm_for_euclid_dist"
 
 
 def energy_distance(x: Tensor, y: Tensor) -> float:
     """2 E||X - Y|| - E||X - X'|| - E||Y - Y'||, over all pairs of the two samples; zero only for equal laws.
 
-    (Szekely & Rizzo 2013, "Energy statistics", equation 5.) x: (n, *dims), y: (m, *dims). With the zero pairs on the diagonal
-    included it is never negative; two samples of one law give about (1/n + 1/m) E||X - X'||, so compare with a floor.
+    (Szekely & Rizzo 2013, "Energy statistics", equation 5.) x: (n, *dims), y: (m, *dims). With the zero pairs on the
+    diagonal included it is never negative; two samples of one law give about (1/n + 1/m) E||X - X'||, so compare with a
+    floor.
 
     >>> energy_distance(torch.tensor([[0.0]]), torch.tensor([[3.0]]))
     6.0
@@ -24,21 +30,18 @@ def energy_distance(x: Tensor, y: Tensor) -> float:
 
 
 def _mean_distance(x: Tensor, y: Tensor) -> float:
-    # The exact difference, not |x|^2 + |y|^2 - 2 x.y, which loses the small distances; in blocks, to bound memory
-    block = max(1, 2**24 // len(y))
-    mode = "donot_use_mm_for_euclid_dist"
-    total = sum(torch.cdist(part, y, compute_mode=mode).sum(dtype=torch.float64) for part in x.split(block))
+    block = max(1, 2**24 // len(y))  # bounds the memory
+    total = sum(torch.cdist(part, y, compute_mode=EXACT).sum(dtype=torch.float64) for part in x.split(block))
     return total.item() / (len(x) * len(y))
 
 
-def sliced_wasserstein(
-    x: Tensor, y: Tensor, projections: int = 128, generator: torch.Generator | None = None
-) -> float:
+def sliced_wasserstein(x: Tensor, y: Tensor, projections: int = 128, generator: torch.Generator | None = None) -> float:
     """sqrt(E_v W_2(v.X, v.Y)^2) over random unit vectors v (Bonneel et al. 2015). x, y: the same shape (n, *dims).
 
     Each one-dimensional W_2 is between sorted projections. Without a `generator` directions come from a fixed one.
     """
     x, y = _rows(x, y)
+    _validate.count("projections", projections)
     if len(x) != len(y):
         raise ValueError(f"x and y must have one number of samples, got {len(x)} and {len(y)}")
     generator = generator or torch.Generator(x.device).manual_seed(0)
@@ -58,7 +61,7 @@ def mmd(x: Tensor, y: Tensor, bandwidth: float | None = None) -> float:
         raise ValueError(f"bandwidth must be positive, got {h}")
 
     def kernel(a, b):
-        return torch.exp(-torch.cdist(a, b).square() / (2 * h**2)).mean()
+        return torch.exp(-torch.cdist(a, b, compute_mode=EXACT).square() / (2 * h**2)).mean()
 
     return (kernel(x, x) + kernel(y, y) - 2 * kernel(x, y)).item()
 
@@ -66,7 +69,48 @@ def mmd(x: Tensor, y: Tensor, bandwidth: float | None = None) -> float:
 def nearest_distance(x: Tensor, data: Tensor) -> Tensor:
     """The Euclidean distance from each row of `x` to its nearest row of `data`, shape (len(x),)."""
     x, data = _rows(x, data)
-    return torch.cat([torch.cdist(part, data).amin(1) for part in x.split(max(1, 2**24 // len(data)))])
+    parts = x.split(max(1, 2**24 // len(data)))
+    return torch.cat([torch.cdist(part, data, compute_mode=EXACT).amin(1) for part in parts])
+
+
+def kinetic_energy(velocity, x_0: Tensor, *, steps: int = 100, method: str = "rk4", **condition) -> Tensor:
+    """int_0^1 ||u_t(X_t)||^2 dt along the trajectory of each source sample, shape (batch,); KE(u) is its mean.
+
+    (Shaul et al. 2023, "On Kinetic Optimal Probability Paths", section 2.) velocity: a callable (x, t, **condition).
+    x_0: samples of the source, (batch, *dims). The integral is one more coordinate of the ODE: of the order of
+    `method`, at no further evaluation of the velocity. Errors as in `sampling.sample`. The spread over the batch tells
+    the Monte Carlo error.
+
+    >>> kinetic_energy(lambda x, t: torch.full_like(x, 3.0), torch.zeros(1, 2), steps=1)
+    tensor([18.])
+    """
+    return _energy(velocity, x_0, 0.0, steps, method, condition)
+
+
+def straightness(velocity, x_0: Tensor, *, steps: int = 100, method: str = "rk4", **condition) -> Tensor:
+    """int_0^1 ||(X_1 - X_0) - u_t(X_t)||^2 dt along each trajectory, shape (batch,); S is its mean.
+
+    (Liu et al. 2022, "Flow Straight and Fast", section 2.) Never negative, and zero exactly where the trajectory is a
+    straight line run at constant speed, which one Euler step follows. Since the velocity integrates to X_1 - X_0, it
+    equals the kinetic energy less ||X_1 - X_0||^2. Arguments and errors as in `kinetic_energy`; twice the evaluations.
+
+    >>> straightness(lambda x, t: torch.full_like(x, 3.0), torch.zeros(1, 2), steps=1)
+    tensor([0.])
+    """
+    x_1 = sampling.sample(velocity, x_0, steps=steps, method=method, **condition)
+    return _energy(velocity, x_0, (x_1 - x_0).flatten(1), steps, method, condition)
+
+
+def _energy(velocity, x_0: Tensor, mean, steps: int, method: str, condition: dict) -> Tensor:
+    """int_0^1 ||u_t(X_t) - mean||^2 dt along each trajectory, by a coordinate that grows at this rate."""
+    field = sampling._checked("velocity", velocity, _validate.batch("x_0", x_0), condition)
+
+    def grown(state: Tensor, t: Tensor) -> Tensor:
+        u = field(state[:, :-1].reshape(x_0.shape), t).flatten(1)
+        return torch.cat([u, (u - mean).square().sum(1, keepdim=True)], 1)
+
+    start = torch.cat([x_0.flatten(1), x_0.new_zeros(len(x_0), 1)], 1)
+    return sampling.sample(grown, start, steps=steps, method=method)[:, -1]
 
 
 class Floor(NamedTuple):

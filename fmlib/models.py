@@ -1,4 +1,4 @@
-"""Small networks with one call signature, velocity(x, t, **condition): x is (batch, dim), t a number, () or (batch,)."""
+"""Small networks with one call signature, velocity(x, t, **condition): x (batch, dim); t a number, () or (batch,)."""
 
 import math
 

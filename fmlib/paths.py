@@ -1,12 +1,15 @@
-"""The affine probability path X_t = alpha_t X_1 + sigma_t X_0 and its conditional velocity."""
+"""The affine probability path X_t = alpha_t X_1 + sigma_t X_0: its samples, and what a prediction converts into."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from fmlib import _validate
 from fmlib.schedules import CondOT, Schedule, check_ends
+
+QUANTITIES = ("velocity", "x_1", "x_0", "score")
 
 
 class PathSample(NamedTuple):
@@ -54,7 +57,7 @@ class AffinePath:
         return self.sample(x_0, x_1, t).x_t
 
     def velocity(self, x: Tensor, x_1: Tensor, t: float | Tensor) -> Tensor:
-        """The conditional velocity at any point x, u_t(x given x_1) = alpha'_t x_1 + sigma'_t (x - alpha_t x_1) / sigma_t.
+        """The conditional velocity at any x, u_t(x given x_1) = alpha'_t x_1 + sigma'_t (x - alpha_t x_1) / sigma_t.
 
         (Lipman et al. 2024, equation 4.58 solved for X_0.) Shapes as in `sample`. It has no limit at t = 1, where
         every trajectory has arrived at x_1: times with sigma_t = 0 are a ValueError.
@@ -67,3 +70,81 @@ class AffinePath:
             raise ValueError("t must be less than 1: u_t(x given x_1) has no limit at t = 1")
         x_0 = (x - schedule.alpha(time) * x_1) / sigma
         return schedule.d_alpha(time) * x_1 + schedule.d_sigma(time) * x_0
+
+    def convert(self, value: Tensor, x: Tensor, t: float | Tensor, *, have: str, want: str) -> Tensor:
+        """What a prediction `have` at the point x says about `want`: a_t x + b_t value, with `coefficients` a_t, b_t.
+
+        value, x: (batch, *dims), one dtype and device. t: a number, () or (batch,), in [0, 1]. have, want: 'velocity'
+        u_t(x), 'x_1' = E[X_1 given X_t = x] (the denoiser), 'x_0' = E[X_0 given X_t = x] (the noise) or 'score' =
+        grad log p_t(x); the score is tied to the others only if the source is N(0, I) and independent of the target.
+        Raises ValueError or TypeError naming the argument, and ValueError at a t where there is no finite limit.
+
+        >>> path, x = AffinePath(), torch.tensor([[1.0, 2.0]])
+        >>> path.convert(torch.tensor([[3.0, 2.0]]), x, 0.5, have="x_1", want="velocity")  # (x_1 - x) / (1 - t)
+        tensor([[4., 0.]])
+        """
+        _validate.choice("have", have, QUANTITIES)
+        _validate.same(have, _validate.batch(have, value), "x", _validate.batch("x", x))
+        a, b = self.coefficients(_validate.time(t, x), have=have, want=want)
+        return a * x + b * value
+
+    def coefficients(self, t: Tensor, *, have: str, want: str) -> tuple[Tensor, Tensor]:
+        """The a_t and b_t, of the shape of `t`, with which want = a_t x + b_t have.
+
+        All follow from x = alpha x_1 + sigma x_0, u = alpha' x_1 + sigma' x_0 and score = -x_0 / sigma (Lipman et al.
+        2024, section 4.8 and its table 1). With w = alpha' sigma - sigma' alpha and v = sigma w, (a_t, b_t) is
+
+        want, have   velocity             x_1                         x_0                      score
+        velocity     0, 1                 sigma'/sigma, w/sigma       alpha'/alpha, -w/alpha   alpha'/alpha, v/alpha
+        x_1          -sigma'/w, sigma/w   0, 1                        1/alpha, -sigma/alpha    1/alpha, sigma^2/alpha
+        x_0          alpha'/w, -alpha/w   1/sigma, -alpha/sigma       0, 1                     0, -sigma
+        score        -alpha'/v, alpha/v   -1/sigma^2, alpha/sigma^2   0, -1/sigma              0, 1
+
+        and its limit at t = 0 and t = 1. Without a finite limit a ValueError names t (not on an accelerator, where no
+        value is read: the result is then infinite or NaN). That is so at t = 0 from x_0 or the score to the velocity or
+        x_1, and from the velocity to x_1 if alpha'_0 = 0; at t = 1 from x_1 to any other, from x_0 to the score, from
+        x_0 to the velocity if sigma'_1 is infinite, and from the velocity to the score if it is not.
+
+        t: a floating tensor in [0, 1]. Raises TypeError or ValueError for any other, and for unknown names.
+
+        >>> AffinePath().coefficients(torch.tensor(0.75), have="x_1", want="velocity")
+        (tensor(-4.), tensor(4.))
+        """
+        _validate.choice("have", have, QUANTITIES)
+        _validate.choice("want", want, QUANTITIES)
+        if not isinstance(t, Tensor):
+            raise TypeError(f"t must be a torch.Tensor, got {type(t).__name__}")
+        _validate.time(t.flatten(), t.reshape(-1, 1))
+        if have == want:
+            return torch.zeros_like(t), torch.ones_like(t)
+        a, b, divisor = _table(self.schedule, t)[want, have]
+        a, b = a / divisor, b / divisor
+        if have == "velocity":  # may be 0/0 at the end where x itself is the x_1, the x_0 or minus the score wanted
+            known = (self.schedule.sigma(t) if want == "x_1" else self.schedule.alpha(t)) == 0
+            a, b = a.masked_fill(known, -1.0 if want == "score" else 1.0), b.masked_fill(known, 0.0)
+        if t.device.type == "cpu" and not (finite := a.isfinite() & b.isfinite()).all():
+            where = t.detach()[~finite].flatten()[0].item()
+            raise ValueError(f"{want} has no finite limit from {have} at t = {where:g}: keep t away from it")
+        return a, b
+
+
+def _table(schedule: Schedule, t: Tensor) -> dict[tuple[str, str], tuple]:
+    """Table of `AffinePath.coefficients`: (want, have) -> (a_t, b_t) times a divisor, and the divisor."""
+    zero, one = torch.zeros_like(t), torch.ones_like(t)
+    alpha, sigma, d_alpha, d_sigma = schedule.alpha(t), schedule.sigma(t), schedule.d_alpha(t), schedule.d_sigma(t)
+    w = d_alpha * sigma - d_sigma * alpha  # alpha rises and sigma falls, so both terms are positive: nothing cancels
+    v = d_alpha * sigma**2 - schedule.sigma_d_sigma(t) * alpha  # finite at t = 1 even where sigma' and w are not
+    return {
+        ("velocity", "x_1"): (d_sigma, w, sigma),
+        ("velocity", "x_0"): (d_alpha, -w, alpha),
+        ("velocity", "score"): (d_alpha, v, alpha),
+        ("x_1", "velocity"): (-d_sigma, sigma, w),
+        ("x_1", "x_0"): (one, -sigma, alpha),
+        ("x_1", "score"): (one, sigma**2, alpha),
+        ("x_0", "velocity"): (d_alpha, -alpha, w),
+        ("x_0", "x_1"): (one, -alpha, sigma),
+        ("x_0", "score"): (zero, -sigma, one),
+        ("score", "velocity"): (-d_alpha, alpha, v),
+        ("score", "x_1"): (-one, alpha, sigma**2),
+        ("score", "x_0"): (zero, -one, sigma),
+    }

@@ -50,8 +50,6 @@ def sample(
     _validate.count("steps", steps)
     start, end = _validate.times(t)
     _validate.choice("method", method, [*solvers.FIXED, *solvers.ADAPTIVE, "euler_maruyama"])
-    if not callable(velocity):
-        raise TypeError(f"velocity must be a callable (x, t), got {type(velocity).__name__}")
     if (method == "euler_maruyama") != (score is not None):
         raise ValueError(f"score is for method 'euler_maruyama', which needs it; got {method!r} and score={score!r}")
     if score is not None and end < start:
@@ -77,6 +75,8 @@ def sample(
 
 def _checked(name: str, function, x_0: Tensor, condition: dict):
     """The `function` with its condition filled in; a result of another shape is an error, never a broadcast."""
+    if not callable(function):
+        raise TypeError(f"{name} must be a callable (x, t), got {type(function).__name__}")
 
     def field(x: Tensor, t: Tensor) -> Tensor:
         value = function(x, t, **condition)

@@ -104,8 +104,12 @@ def posterior_explorer(path, extent: float = 3.0) -> Explorer:
         figures.space(left, extent, f"weights of the data, t = {t:.2f}")
         _weighted_points(left, path.data, weights)
         left.plot(x, y, "o", color=figures.PATH)
-        left.annotate("", (float(mean[0]), float(mean[1])), (x, y),
-                      arrowprops={"arrowstyle": "->", "color": figures.VELOCITY, "lw": 2})
+        left.annotate(
+            "",
+            (float(mean[0]), float(mean[1])),
+            (x, y),
+            arrowprops={"arrowstyle": "->", "color": figures.VELOCITY, "lw": 2},
+        )
         order = weights.sort(descending=True).values[:20]
         right.bar(range(1, len(order) + 1), figures.array(order), color=figures.TARGET)
         right.set(xlabel="data point, heaviest first", ylabel="posterior weight", title="softmax over the data")
@@ -116,7 +120,7 @@ def posterior_explorer(path, extent: float = 3.0) -> Explorer:
         "y": slider("second coordinate of x", -extent, extent, 0.1, 0.5),
         "t": slider("time t", 0.0, 0.98, 0.02, 0.4),
     }
-    alt = "Left: data points sized by posterior weight, the query point, an arrow to their mean. Right: the largest weights."
+    alt = "Left: data points sized by posterior weight, the query point, an arrow to their mean. Right: the largest."
     return Explorer(draw, controls, alt=alt)
 
 

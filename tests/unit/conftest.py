@@ -1,4 +1,4 @@
-"""Hypothesis without deadlines (they are timing in disguise), without stored state, and with the same draws every run."""
+"""Hypothesis without deadlines (timing in disguise), without stored state, and with the same draws every run."""
 
 import pytest
 import torch

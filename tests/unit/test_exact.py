@@ -6,8 +6,19 @@ import sys
 
 import pytest
 import torch
-from helpers import F64, SCHEDULES, every_schedule, kurtosis, law, line_cdf, line_mixture, normal, one_sentence, seeded
-from helpers import skew_mixture
+from helpers import (
+    F64,
+    SCHEDULES,
+    every_schedule,
+    kurtosis,
+    law,
+    line_cdf,
+    line_mixture,
+    normal,
+    one_sentence,
+    seeded,
+    skew_mixture,
+)
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import kstest

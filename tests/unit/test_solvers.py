@@ -81,19 +81,22 @@ def test_mixture_flow_against_scipy(method, accuracy):
     else:
         times, tolerance = torch.tensor([0.0, 0.5, 1.0], dtype=F64), accuracy / 100
         points, _ = solvers.solve_adaptive(path.velocity, x_0, times, method, rtol=tolerance, atol=tolerance)
-    assert (points - truth).abs().max() < accuracy
+    assert (points[-1] - truth[-1]).abs().max() < accuracy
+    between = 1e-5 if method == "dopri8" else accuracy  # its long steps are interpolated by a quartic
+    assert (points - truth).abs().max() < between
     assert (truth[-1] - truth[0]).abs().max() > 0.5
 
 
 @pytest.mark.parametrize("method", solvers.ADAPTIVE)
 def test_adaptive_counts_every_call_and_stays_within_time(method):
     for times in (torch.tensor([0.0, 0.3, 1.0], dtype=F64), torch.tensor([1.0, 0.0], dtype=F64)):
-        velocity, x_0 = Counted(bend), torch.ones(2, 1, dtype=F64)
+        velocity, x_0 = Counted(bend), torch.full((2, 1), 0.3, dtype=F64)  # backward, more than 1/2 blows up
         points, nfe = solvers.solve_adaptive(velocity, x_0, times, method)
         assert nfe == len(velocity.times) > 1 and points.shape == (len(times), 2, 1)
         assert min(velocity.times) >= 0 and max(velocity.times) <= 1
         assert torch.equal(points[0], x_0)
-    assert solvers.solve_adaptive(bend, x_0, times, method, 1e-6, 1e-6)[1] > nfe
+    tighter = 1e-9 if method == "dopri8" else 1e-6
+    assert solvers.solve_adaptive(bend, x_0, times, method, tighter, tighter)[1] > nfe
 
 
 def test_saved_points_start_at_the_start_and_end_at_the_end():
@@ -104,7 +107,9 @@ def test_saved_points_start_at_the_start_and_end_at_the_end():
     assert torch.equal(points[2], solvers.solve(bend, x_0, times[:3]))
 
 
-@pytest.mark.parametrize("solve, known", [(solvers.solve, "euler, midpoint"), (solvers.solve_adaptive, "dopri5, dopri8")])
+@pytest.mark.parametrize(
+    "solve, known", [(solvers.solve, "euler, midpoint"), (solvers.solve_adaptive, "dopri5, dopri8")]
+)
 def test_unknown_method_lists_the_known(solve, known):
     with pytest.raises(ValueError, match=f"unknown method 'magic'; known: {known}") as error:
         solve(bend, torch.ones(1, 1), torch.tensor([0.0, 1.0]), "magic")

@@ -1,0 +1,253 @@
+import hashlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from helpers import one_sentence
+
+from fmlib import checkpoints
+from fmlib.models import MLP, ResidualMLP
+
+
+def network(seed: int, width: int = 4) -> ResidualMLP:
+    torch.manual_seed(seed)
+    return ResidualMLP(2, width, blocks=1, classes=3)
+
+
+def same(a: torch.nn.Module, b: torch.nn.Module) -> bool:
+    first, second = a.state_dict(), b.state_dict()
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name.partition("-")[0] for path in folder.iterdir())
+
+
+@pytest.mark.parametrize("model", [network(0), MLP(3, 5, 2)], ids=["ResidualMLP", "MLP"])
+def test_round_trip_keeps_every_bit(model, tmp_path):
+    checkpoints.save(tmp_path / "new" / "run", model.train(), steps=3, metrics={"distance": 0.1})
+    loaded, about = checkpoints.load(tmp_path / "new" / "run")
+    assert type(loaded) is type(model) and same(loaded, model) and about == {"steps": 3, "metrics": {"distance": 0.1}}
+    assert model.training and not loaded.training
+    assert names(tmp_path / "new" / "run") == ["checkpoint.json", "weights"]
+
+
+def test_a_newer_checkpoint_replaces_the_older_one(tmp_path):
+    for seed in (1, 2, 2):
+        checkpoints.save(tmp_path, network(seed), seed=seed)
+        loaded, about = checkpoints.load(tmp_path)
+        assert same(loaded, network(seed)) and about == {"seed": seed}
+        assert names(tmp_path) == ["checkpoint.json", "weights"]
+
+
+def test_files_have_the_usual_permissions(tmp_path):
+    checkpoints.save(tmp_path, network(0))
+    (tmp_path / "usual").touch()
+    assert {path.stat().st_mode for path in tmp_path.iterdir()} == {(tmp_path / "usual").stat().st_mode}
+
+
+# Failures while writing
+
+
+def failing(function, at: int, error: BaseException):
+    """`function`, raising `error` instead of its call number `at`."""
+    calls = iter(range(at + 1))
+
+    def wrapper(*args, **kwargs):
+        if next(calls, None) == at:
+            raise error
+        return function(*args, **kwargs)
+
+    return wrapper
+
+
+FAILURES = {
+    "weights written": (Path, "write_bytes", 0),
+    "weights synced": (checkpoints.os, "fsync", 0),
+    "weights renamed": (Path, "replace", 0),
+    "record written": (Path, "write_text", 0),
+    "record synced": (checkpoints.os, "fsync", 1),
+    "record renamed": (Path, "replace", 1),
+}
+
+
+@pytest.mark.parametrize("error", [OSError("No space left on device"), KeyboardInterrupt()], ids=["disk", "Ctrl-C"])
+@pytest.mark.parametrize("owner, name, at", FAILURES.values(), ids=FAILURES)
+def test_a_failure_leaves_the_old_checkpoint_and_no_temporary_file(owner, name, at, error, tmp_path, monkeypatch):
+    checkpoints.save(tmp_path, network(1), seed=1)
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, name, failing(getattr(owner, name), at, error))
+        with pytest.raises(type(error)):
+            checkpoints.save(tmp_path, network(2), seed=2)
+    loaded, about = checkpoints.load(tmp_path)
+    assert same(loaded, network(1)) and about == {"seed": 1}
+    assert not list(tmp_path.glob(".*"))
+    checkpoints.save(tmp_path, network(3), seed=3)
+    assert same(checkpoints.load(tmp_path)[0], network(3)) and names(tmp_path) == ["checkpoint.json", "weights"]
+
+
+def test_half_written_weights_never_get_their_name(tmp_path, monkeypatch):
+    def half(path, content):
+        with open(path, "wb") as file:
+            file.write(content[: len(content) // 2])
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", half)
+    with pytest.raises(OSError, match="No space left"):
+        checkpoints.save(tmp_path, network(1))
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_json_cannot_hold_leaves_the_old_checkpoint(tmp_path):
+    checkpoints.save(tmp_path, network(1), seed=1)
+    with pytest.raises(TypeError, match="not JSON serializable"):
+        checkpoints.save(tmp_path, network(2), value=torch.zeros(3))
+    assert same(checkpoints.load(tmp_path)[0], network(1)) and not list(tmp_path.glob(".*"))
+
+
+def test_a_killed_process_leaves_a_whole_checkpoint(tmp_path):
+    """A child process is killed just before and just after every call that touches the disk."""
+    code = """if True:
+        import os, signal, sys
+        from pathlib import Path
+        import torch
+        from fmlib import checkpoints
+        from fmlib.models import MLP
+
+        def network(seed):
+            torch.manual_seed(seed)
+            return MLP(2, 4, 1)
+
+        def dying(function, at, after):
+            calls = iter(range(at + 1))
+            def wrapper(*args, **kwargs):
+                mine = next(calls, None) == at
+                if mine and not after:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                result = function(*args, **kwargs)
+                if mine:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                return result
+            return wrapper
+
+        spots = [(Path, "write_bytes", 0), (os, "fsync", 0), (Path, "replace", 0), (Path, "write_text", 0)]
+        spots += [(os, "fsync", 1), (Path, "replace", 1), (Path, "unlink", 2)]
+        for number, (owner, name, at) in enumerate(spots):
+            for after in (False, True):
+                folder = Path(sys.argv[1]) / f"{number}-{after}"
+                checkpoints.save(folder, network(1), seed=1)
+                child = os.fork()
+                if not child:
+                    setattr(owner, name, dying(getattr(owner, name), at, after))
+                    checkpoints.save(folder, network(2), seed=2)
+                    os._exit(0)
+                assert os.waitpid(child, 0)[1] == signal.SIGKILL, (name, at, after)
+                model, about = checkpoints.load(folder)
+                twin = network(about["seed"])
+                assert all(torch.equal(a, b) for a, b in zip(model.parameters(), twin.parameters(), strict=True))
+                checkpoints.save(folder, network(3), seed=3)
+                assert checkpoints.load(folder)[1] == {"seed": 3}
+                print(about["seed"], end=" ")
+    """
+    run = subprocess.run([sys.executable, "-c", code, tmp_path], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.split() == 11 * ["1"] + 3 * ["2"]  # the rename of the record is the moment of change
+
+
+# Bad checkpoints
+
+
+@pytest.fixture
+def run(tmp_path) -> Path:
+    checkpoints.save(tmp_path, network(1), seed=1)
+    return tmp_path
+
+
+def weights_of(run: Path) -> Path:
+    return next(run.glob("weights-*"))
+
+
+def edit(run: Path, **changes) -> None:
+    file = run / "checkpoint.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
+
+
+def foreign_weights(run: Path, content: bytes) -> None:
+    weights_of(run).write_bytes(content)
+    edit(run, sha256=hashlib.sha256(content).hexdigest())
+
+
+def cut(path: Path, keep: float) -> None:
+    content = path.read_bytes()
+    path.write_bytes(content[: int(keep * len(content))])
+
+
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+
+
+CONFIG = {"dim": 2, "width": 4, "blocks": 1, "classes": 3}
+DAMAGE = {
+    "cut weights": (lambda run: cut(weights_of(run), 0.9), "weights-.* is damaged or truncated"),
+    "empty weights": (lambda run: cut(weights_of(run), 0), "weights-.* is damaged or truncated"),
+    "one bit": (lambda run: flip(weights_of(run)), "weights-.* is damaged or truncated"),
+    "no weights": (lambda run: weights_of(run).unlink(), "checkpoint.json names weights-.*, which is missing"),
+    "cut record": (lambda run: cut(run / "checkpoint.json", 0.7), "checkpoint.json is damaged or truncated"),
+    "empty record": (lambda run: cut(run / "checkpoint.json", 0), "checkpoint.json is damaged or truncated"),
+    "bytes": (lambda run: (run / "checkpoint.json").write_bytes(b"\xff\xfe\x00"), "checkpoint.json is damaged"),
+    "no record": (lambda run: (run / "checkpoint.json").unlink(), "holds no checkpoint: checkpoint.json is missing"),
+    "list": (lambda run: (run / "checkpoint.json").write_text("[1, 2]"), "checkpoint.json is not an fmlib checkpoint"),
+    "stranger": (lambda run: (run / "checkpoint.json").write_text('{"a": 1}'), "is not an fmlib checkpoint"),
+    "other format": (lambda run: edit(run, format="fmlib checkpoint 9"), "checkpoint.json is not an fmlib checkpoint"),
+    "gap": (
+        lambda run: (run / "checkpoint.json").write_text('{"format": "fmlib checkpoint 1", "network": "MLP"}'),
+        "checkpoint.json lacks about, config, sha256, weights",
+    ),
+    "unknown network": (lambda run: edit(run, network="UNet"), "unknown network 'UNet'; known: MLP, ResidualMLP"),
+    "network list": (lambda run: edit(run, network=["MLP"]), "unknown network"),
+    "other network": (lambda run: edit(run, network="MLP"), "checkpoint.json: the weights do not fit a MLP"),
+    "other width": (lambda run: edit(run, config={**CONFIG, "width": 8}), "json: the weights do not fit"),
+    "no such option": (lambda run: edit(run, config={**CONFIG, "heads": 8}), "json: the weights do not fit.*heads"),
+    "config of words": (lambda run: edit(run, config={**CONFIG, "dim": "two"}), "json: the weights do not fit"),
+    "negative config": (lambda run: edit(run, config={**CONFIG, "width": -4}), "json: the weights do not fit"),
+    "no config": (lambda run: edit(run, config=None), "json: the weights do not fit"),
+    "foreign weights": (lambda run: foreign_weights(run, b"not safetensors"), "json: the weights do not fit"),
+}
+
+
+@pytest.mark.parametrize("damage, message", DAMAGE.values(), ids=DAMAGE)
+def test_a_damaged_checkpoint_is_named_and_not_loaded(damage, message, run):
+    damage(run)
+    with pytest.raises(ValueError, match=message) as error:
+        checkpoints.load(run)
+    assert one_sentence(error) and str(run) in str(error.value)
+
+
+def test_weights_are_looked_for_in_the_folder_alone(run):
+    edit(run, weights="../../" + weights_of(run).name)
+    assert same(checkpoints.load(run)[0], network(1))
+    edit(run, weights="/etc/passwd")
+    with pytest.raises(ValueError, match="names passwd, which is missing"):
+        checkpoints.load(run)
+
+
+@pytest.mark.parametrize("folder", ["nowhere", "a file"])
+def test_no_folder(folder, tmp_path):
+    (tmp_path / "a file").touch()
+    with pytest.raises(ValueError, match=f"{folder} holds no checkpoint"):
+        checkpoints.load(tmp_path / folder)
+
+
+def test_a_network_that_could_not_be_loaded_again_is_not_saved(tmp_path):
+    class Own(MLP):
+        pass
+
+    for model in (torch.nn.Linear(2, 2), Own(2)):
+        with pytest.raises(TypeError, match=f"model must be one of MLP, ResidualMLP, got {type(model).__name__}"):
+            checkpoints.save(tmp_path / "run", model)
+    assert not (tmp_path / "run").exists()

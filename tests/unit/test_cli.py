@@ -1,0 +1,288 @@
+"""`python -m fmlib`, mostly inside this process; one child process is interrupted as by Ctrl-C."""
+
+import hashlib
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import fmlib
+from fmlib import __main__ as cli
+from fmlib import checkpoints, datasets
+from fmlib.models import MLP, ResidualMLP
+
+
+@pytest.fixture(autouse=True)
+def outside_a_notebook(monkeypatch):
+    """As on the command line, where no kernel is loaded: the progress bar is quiet."""
+    monkeypatch.delitem(sys.modules, "ipykernel", raising=False)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> Path:
+    """A folder with the checkpoint of a small network of the kind that `train` makes."""
+    folder = tmp_path_factory.mktemp("cli") / "runs" / "digits"
+    checkpoints.save(folder, ResidualMLP(64, 16, 1, classes=10))
+    return folder
+
+
+@pytest.fixture
+def cheap(monkeypatch):
+    """Training without its picture and its scores, which take most of a short run."""
+    monkeypatch.setattr(cli, "compare", lambda path, *_: path.touch())
+    monkeypatch.setattr(cli, "score", lambda *_: {"recognised_as_asked": 0.5})
+    monkeypatch.setattr(cli, "draw", lambda model, labels, seed: torch.zeros(len(labels), 64))
+
+
+def weights_sha(folder: Path) -> str:
+    (weights,) = folder.glob("weights-*.safetensors")
+    return hashlib.sha256(weights.read_bytes()).hexdigest()
+
+
+def size(picture: Path) -> tuple[int, int]:
+    with Image.open(picture) as image:
+        return image.size
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name.partition("-")[0] for path in folder.iterdir())
+
+
+# Train
+
+
+def test_train_writes_a_checkpoint_and_a_picture_and_prints_its_scores(tmp_path, capsys):
+    run = ["train", "digits", "--out", str(tmp_path), "--steps", "4", "--seed", "5", "--device", "cpu"]
+    assert cli.main(run) == 0
+    out, err = capsys.readouterr()
+    assert names(tmp_path) == ["checkpoint.json", "samples.png", "weights"]
+    model, about = checkpoints.load(tmp_path)
+    assert isinstance(model, ResidualMLP) and (about["data"], about["steps"], about["seed"]) == ("digits", 4, 5)
+    printed = {name: float(value) for name, value in re.findall(r"^([a-z ]+): (\d+\.\d+)$", out, re.MULTILINE)}
+    stored = {name.replace("_", " "): value for name, value in about["metrics"].items()}
+    assert printed == pytest.approx(stored, abs=1e-4) and len(stored) == 4
+    assert stored["held out digits recognised"] > 0.95 and stored["energy distance over its floor"] > 2
+    assert out.startswith("digits: 1437 images") and "4 steps" in out and str(tmp_path / "samples.png") in out
+    assert size(tmp_path / "samples.png") == (900, 480) and err == ""
+    assert cli.main(["sample", str(tmp_path), "--n", "2", "--steps", "1", "--out", str(tmp_path / "x.npz")]) == 0
+
+
+def test_perfect_samples_would_score_as_real_digits():
+    real, held_out = datasets.digits("train"), datasets.digits("test")
+    scores = cli.score(real.x, real, held_out)
+    assert scores["recognised_as_asked"] > 0.98 and scores["energy_distance_over_its_floor"] == 1
+    assert scores["distance_to_nearest_training_image_over_held_out"] == 0
+    noise = cli.score(torch.randn(len(real.x), 64), real, held_out)
+    assert noise["recognised_as_asked"] < 0.25 and noise["energy_distance_over_its_floor"] > 10
+
+
+def test_seed_decides_the_weights(cheap, tmp_path):
+    def train(folder, seed):
+        torch.manual_seed(len(folder))  # whatever the state before
+        assert cli.main(["train", "digits", "--out", str(tmp_path / folder), "--steps", "3", "--seed", seed]) == 0
+        return weights_sha(tmp_path / folder)
+
+    assert train("a", "1") == train("bb", "1") != train("ccc", "2")
+
+
+def test_train_into_a_folder_that_holds_a_run_replaces_it(cheap, tmp_path):
+    shas = []
+    for steps in ("2", "3"):
+        assert cli.main(["train", "digits", "--out", str(tmp_path), "--steps", steps]) == 0
+        assert checkpoints.load(tmp_path)[1]["steps"] == int(steps)
+        assert names(tmp_path) == ["checkpoint.json", "samples.png", "weights"]
+        shas.append(weights_sha(tmp_path))
+    assert shas[0] != shas[1]
+
+
+def test_train_saves_on_the_way(cheap, tmp_path, monkeypatch):
+    saved, save = [], checkpoints.save
+    monkeypatch.setattr(cli, "EVERY", 2)
+    monkeypatch.setattr(checkpoints, "save", lambda *args, **kept: saved.append(kept["steps"]) or save(*args, **kept))
+    assert cli.main(["train", "digits", "--out", str(tmp_path), "--steps", "6"]) == 0
+    assert saved == [2, 4, 6]
+
+
+def test_interrupted_by_ctrl_c_the_last_checkpoint_is_whole(tmp_path):
+    """A checkpoint every 20 steps instead of 500, so that there is one soon; else the real command."""
+    code = "import sys; from fmlib import __main__ as cli; cli.EVERY = 20; sys.exit(cli.main())"
+    child = subprocess.Popen(
+        [sys.executable, "-c", code, "train", "digits", "--out", tmp_path, "--steps", "100000"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # a background job ignores it
+    )
+    try:
+        deadline = time.monotonic() + 60
+        while not (tmp_path / "checkpoint.json").exists():
+            assert child.poll() is None and time.monotonic() < deadline, "no checkpoint came"
+            time.sleep(0.02)
+        child.send_signal(signal.SIGINT)
+        _, err = child.communicate(timeout=30)
+    finally:
+        child.kill()
+    assert child.returncode == 130
+    assert err.splitlines() == ["interrupted; the last checkpoint, if one was saved, is whole"]
+    model, about = checkpoints.load(tmp_path)
+    assert about["steps"] % 20 == 0 and names(tmp_path) in (["checkpoint.json", "weights"], 2 * ["weights"])
+    assert not list(tmp_path.glob(".*"))
+
+
+# Sample
+
+
+def test_sample_writes_arrays(trained, tmp_path, capsys):
+    for name, seed in [("a", "0"), ("b", "0"), ("c", "1")]:
+        out = str(tmp_path / "new" / f"{name}.npz")
+        assert cli.main(["sample", str(trained), "--n", "13", "--steps", "2", "--seed", seed, "--out", out]) == 0
+        assert f"wrote 13 samples to {out}" in capsys.readouterr().out
+    a, b, c = (np.load(tmp_path / "new" / f"{name}.npz") for name in "abc")
+    assert sorted(a) == ["x", "y"] and a["x"].shape == (13, 64) and a["x"].dtype == np.float32
+    assert a["y"].tolist() == [*range(10), 0, 1, 2] and np.isfinite(a["x"]).all()
+    assert (a["x"] == b["x"]).all() and not (a["x"] == c["x"]).any()
+
+
+def test_sample_of_one_label(trained, tmp_path):
+    out = tmp_path / "seven.npz"
+    assert cli.main(["sample", str(trained), "--n", "3", "--label", "7", "--steps", "2", "--out", str(out)]) == 0
+    assert np.load(out)["y"].tolist() == [7, 7, 7]
+
+
+@pytest.mark.parametrize("n", ["1", "25"])
+def test_sample_draws_a_grid(n, trained, tmp_path):
+    out = tmp_path / "grid.png"
+    assert cli.main(["sample", str(trained), "--n", n, "--steps", "2", "--out", str(out)]) == 0
+    assert size(out) == (500, 50 * max(2, -(-int(n) // 10))) and names(tmp_path) == ["grid.png"]
+
+
+def test_draw_follows_the_labels_row_by_row():
+    class Label(MLP):
+        def forward(self, x, t, label):
+            return (label[:, None].to(x) - x) / (1 - t)  # ends at the label
+
+    drawn = cli.draw(Label(64, 4, 1), torch.tensor([3, 1, 4]), seed=0)
+    torch.testing.assert_close(drawn, torch.tensor([3.0, 1.0, 4.0])[:, None].expand(3, 64), atol=1e-3, rtol=0)
+
+
+def test_info(capsys, monkeypatch, tmp_path):
+    monkeypatch.setenv("FMLIB_DATA_DIR", str(tmp_path))
+    assert cli.main(["info"]) == 0
+    out = capsys.readouterr().out
+    for fact in (str(fmlib.training.device_of()), fmlib.__version__, torch.__version__, str(tmp_path)):
+        assert fact in out
+
+
+# Bad input
+
+
+@pytest.fixture(scope="module")
+def others(trained, tmp_path_factory) -> Path:
+    """Folders that hold no digits model, one for each way."""
+    folder = tmp_path_factory.mktemp("others")
+    (folder / "empty").mkdir()
+    (folder / "foreign").mkdir()
+    (folder / "foreign" / "checkpoint.json").write_text('{"weights": "model.bin"}')
+    shutil.copytree(trained, folder / "truncated")
+    weights = next((folder / "truncated").glob("weights-*"))
+    weights.write_bytes(weights.read_bytes()[:1000])
+    checkpoints.save(folder / "plane", MLP(2, 4, 1))
+    checkpoints.save(folder / "unlabelled", ResidualMLP(64, 4, 1))
+    checkpoints.save(folder / "three", ResidualMLP(64, 4, 1, classes=3))
+    return folder
+
+
+TRAIN = {
+    "data": (["imagenet"], "unknown data set 'imagenet'; known: digits"),
+    "no steps": (["digits", "--steps", "0"], "steps must be at least 1, got 0"),
+    "negative steps": (["digits", "--steps", "-4"], "steps must be at least 1, got -4"),
+    "device": (["digits", "--device", "abacus"], "device 'abacus' cannot be used here"),
+    "seed": (["digits", "--seed", str(2**70)], "Overflow"),
+}
+SAMPLE = {
+    "no samples": ("good", ["--n", "0"], "n must be at least 1, got 0"),
+    "late label": ("good", ["--label", "10"], r"label must lie in \[0, 10\), got 10"),
+    "negative label": ("good", ["--label", "-1"], "got -1"),
+    "no steps": ("good", ["--steps", "0"], "steps must be at least 1, got 0"),
+    "nowhere": ("nowhere", [], "nowhere holds no checkpoint"),
+    "empty": ("empty", [], "empty holds no checkpoint"),
+    "foreign": ("foreign", [], "foreign/checkpoint.json is not an fmlib checkpoint"),
+    "truncated": ("truncated", [], "truncated/weights-.* is damaged or truncated"),
+    "plane": ("plane", [], "plane holds another model"),
+    "unlabelled": ("unlabelled", [], "unlabelled holds another model"),
+    "three": ("three", [], "three holds another model"),
+}
+
+
+def refused(arguments, message, capsys) -> bool:
+    code, (out, err) = cli.main(arguments), capsys.readouterr()
+    return code == 2 and out == "" and err.count("\n") == 1 and bool(re.match(f"fmlib: .*{message}", err))
+
+
+@pytest.mark.parametrize("options, message", TRAIN.values(), ids=TRAIN)
+def test_bad_training(options, message, tmp_path, capsys):
+    assert refused(["train", *options, "--out", str(tmp_path / "run")], message, capsys)
+    assert not list(tmp_path.rglob("*"))
+
+
+@pytest.mark.parametrize("suffix", [".npz", ".png"])
+@pytest.mark.parametrize("run, options, message", SAMPLE.values(), ids=SAMPLE)
+def test_bad_sampling(run, options, message, suffix, trained, others, tmp_path, capsys):
+    folder = trained if run == "good" else others / run
+    assert refused(["sample", str(folder), *options, "--out", str(tmp_path / f"x{suffix}")], message, capsys)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["x.jpg", "x", "npz"])
+def test_a_file_of_another_kind(name, trained, tmp_path, capsys):
+    message = "unknown kind of output file '.*'; known: .npz, .png"
+    assert refused(["sample", str(trained), "--out", str(tmp_path / name)], message, capsys)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_is_a_file(trained, tmp_path, capsys):
+    (tmp_path / "taken").touch()
+    assert refused(["train", "digits", "--steps", "1", "--out", str(tmp_path / "taken")], "File exists", capsys)
+    inside = str(tmp_path / "taken" / "x.npz")
+    assert refused(["sample", str(trained), "--out", inside], "(File exists|Not a directory)", capsys)
+
+
+def test_a_disk_that_fails_while_writing_leaves_no_file(trained, tmp_path, capsys, monkeypatch):
+    def full(path, *_):
+        path.write_bytes(b"half")
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(cli, "_write_arrays", full)
+    out = str(tmp_path / "x.npz")
+    assert refused(["sample", str(trained), "--n", "1", "--steps", "1", "--out", out], "No space left", capsys)
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_error_without_words_is_named(monkeypatch, capsys):
+    def fail():
+        raise TimeoutError
+
+    monkeypatch.setattr(cli, "info", fail)
+    assert refused(["info"], "TimeoutError", capsys)
+
+
+@pytest.mark.parametrize("line", ["", "paint", "train digits", "sample run --out x.npz --n many"])
+def test_words_that_are_no_command(line, capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(line.split())
+    assert stop.value.code == 2 and "usage: python -m fmlib" in capsys.readouterr().err
+
+
+def test_python_dash_m_fmlib():
+    result = subprocess.run([sys.executable, "-m", "fmlib", "sample", "nowhere", "--out", "x.npz"], capture_output=True)
+    assert result.returncode == 2 and result.stderr.splitlines() == [
+        b"fmlib: nowhere holds no checkpoint: checkpoint.json is missing"
+    ]

@@ -1,0 +1,283 @@
+import gzip
+import hashlib
+import math
+import os
+from collections import Counter
+from functools import partial
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
+
+import pooch
+import pytest
+import torch
+from helpers import F64, SHARED_DATA, normal, one_sentence, seeded
+from scipy.integrate import quad
+from torch.distributions import Categorical, MixtureSameFamily, MultivariateNormal
+
+from fmlib import datasets
+
+NOISE = 0.05
+
+
+def average(function, density=lambda u: 1.0):
+    return quad(lambda u: function(u) * density(u), 0, 1)[0]
+
+
+def moons_covariance():
+    """A half circle in the frame of its centre and its point reflection: both have the products below."""
+    x, y = (lambda u: math.cos(math.pi * u) - 0.5), (lambda u: math.sin(math.pi * u) - 0.25)
+    xx, yy, xy = (1.44 * average(lambda u, f=f, g=g: f(u) * g(u)) for f, g in [(x, x), (y, y), (x, y)])
+    return [[xx + NOISE**2, xy], [xy, yy + NOISE**2]]
+
+
+def spirals_covariance():
+    """Radius 2 r at angle 3 pi r, where r has density 2 r; the sign cancels in every product."""
+    x, y = (lambda r: 2 * r * math.cos(3 * math.pi * r)), (lambda r: 2 * r * math.sin(3 * math.pi * r))
+    xx, yy, xy = (average(lambda r, f=f, g=g: f(r) * g(r), lambda r: 2 * r) for f, g in [(x, x), (y, y), (x, y)])
+    return [[xx + NOISE**2, xy], [xy, yy + NOISE**2]]
+
+
+# Each side of the board is uniform on [-2, 2]; a quarter of covariance comes from the squares' shift by column.
+COVARIANCES = {
+    "moons": moons_covariance(),
+    "eight_gaussians": [[2.04, 0.0], [0.0, 2.04]],
+    "checkerboard": [[4 / 3, 0.25], [0.25, 4 / 3]],
+    "spirals": spirals_covariance(),
+}
+every_toy = pytest.mark.parametrize("name", datasets.TOYS)
+
+
+@every_toy
+def test_mean_and_covariance(name):
+    n = 100_000
+    x = datasets.TOYS[name](n, seeded()).double()
+    products = torch.stack([x[:, 0] ** 2, x[:, 0] * x[:, 1], x[:, 1] ** 2], 1)
+    (xx, xy), (_, yy) = COVARIANCES[name]
+    for measured, expected in [(x, [0, 0]), (products, [xx, xy, yy])]:
+        gap = (measured.mean(0) - torch.tensor(expected, dtype=F64)).abs()
+        assert (gap < 4 * measured.std(0) / math.sqrt(n)).all()
+
+
+@every_toy
+def test_draws_repeat_under_a_generator_and_leave_the_global_one_alone(name):
+    draw, before = datasets.TOYS[name], torch.get_rng_state()
+    assert torch.equal(draw(50, seeded(3)), draw(50, seeded(3)))
+    assert not torch.equal(draw(50, seeded(3)), draw(50, seeded(4)))
+    assert torch.equal(torch.get_rng_state(), before)
+    assert not torch.equal(draw(50), draw(50))
+    assert draw(50).shape == (50, 2) and draw(1).dtype == torch.float32
+
+
+@every_toy
+@pytest.mark.parametrize("n, kind", [(0, ValueError), (-5, ValueError), (2.5, TypeError), (True, TypeError)])
+def test_bad_counts(name, n, kind):
+    with pytest.raises(kind, match=f"n must be .* {n}") as error:
+        datasets.TOYS[name](n)
+    assert one_sentence(error)
+
+
+def test_checkerboard_never_leaves_the_dark_squares_and_fills_them_evenly():
+    squares = datasets.checkerboard(40_000, seeded()).floor().int().tolist()
+    counts = Counter(map(tuple, squares))
+    assert len(counts) == 8 and all((x + y) % 2 == 0 and -2 <= x < 2 and -2 <= y < 2 for x, y in counts)
+    assert max(abs(count - 5000) for count in counts.values()) < 4.5 * math.sqrt(40_000 * 7 / 64)
+
+
+@pytest.mark.parametrize("name", ["moons", "spirals"])
+def test_without_noise_points_lie_on_the_curves(name):
+    x = datasets.TOYS[name](500, seeded(), noise=0.0).double()
+    if name == "moons":
+        centres = torch.tensor([[-0.6, -0.3], [0.6, 0.3]], dtype=F64)
+        apart = ((x[:, None] - centres).norm(dim=2) - 1.2).abs().amin(1)
+    else:
+        radius = x.norm(dim=1)
+        angle = 3 * math.pi * radius / 2
+        arm = radius[:, None] * torch.stack([angle.cos(), angle.sin()], 1)
+        apart = torch.minimum((x - arm).norm(dim=1), (x + arm).norm(dim=1))
+    assert apart.max() < 1e-5
+
+
+def test_eight_gaussians_law_is_its_density():
+    angle = torch.arange(8, dtype=F64) * math.pi / 4
+    centres = 2 * torch.stack([angle.cos(), angle.sin()], 1)
+    components = MultivariateNormal(centres, 0.04 * torch.eye(2, dtype=F64).expand(8, 2, 2))
+    expected = MixtureSameFamily(Categorical(torch.ones(8, dtype=F64)), components)
+    x = 2 * normal(200, 2)
+    ours = datasets.eight_gaussians_law().log_density(x)
+    torch.testing.assert_close(ours, expected.log_prob(x), rtol=1e-4, atol=1e-4)
+
+
+# Digits
+
+
+def test_digits_are_those_of_scikit_learn_split_without_overlap():
+    from sklearn.datasets import load_digits
+
+    pixels, classes = load_digits(return_X_y=True)
+    train, test, both = (datasets.digits(split) for split in ("train", "test", "all"))
+    assert [len(part.x) for part in (train, test, both)] == [1437, 360, 1797] == [len(p.y) for p in (train, test, both)]
+    assert torch.equal(both.x, torch.tensor(pixels / 8 - 1, dtype=torch.float32))
+    assert both.y.tolist() == classes.tolist() and both.y.dtype == torch.int64
+    held_out = torch.zeros(1797, dtype=torch.bool)
+    held_out[::5] = True
+    for part, rows in [(test, held_out), (train, ~held_out)]:
+        assert torch.equal(part.x, both.x[rows]) and torch.equal(part.y, both.y[rows])
+        assert part.x.min() == -1 and part.x.max() == 1 and part.y.unique().tolist() == list(range(10))
+    assert not set(map(tuple, train.x.tolist())) & set(map(tuple, test.x.tolist()))
+
+
+@pytest.mark.parametrize(
+    "ask, message",
+    [
+        (lambda: datasets.digits("valid"), "unknown split 'valid'; known: train, test, all"),
+        (lambda: datasets.mnist("all"), "unknown split 'all'; known: train, test"),
+        (lambda: datasets.fetch("../secret"), "unknown file '../secret'; known: train-images-idx3-ubyte.gz, "),
+    ],
+    ids=["digits", "mnist", "fetch"],
+)
+def test_unknown_names_list_the_known(ask, message):
+    with pytest.raises(ValueError, match=message) as error:
+        ask()
+    assert one_sentence(error)
+
+
+# MNIST
+
+LABELS = "t10k-labels-idx1-ubyte.gz"
+
+
+def test_mnist_from_the_data_folder(monkeypatch):
+    if not (SHARED_DATA / LABELS).exists():
+        pytest.skip("no ../shared/data with MNIST beside the checkout")
+    monkeypatch.setenv("FMLIB_DATA_DIR", str(SHARED_DATA))
+    x, y = datasets.mnist("test")
+    assert x.shape == (10_000, 784) and x.dtype == torch.float32 and y.dtype == torch.int64
+    assert y.bincount().tolist() == [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
+    assert x.min() == -1 and x.max() == 1
+    assert ((x.mean() + 1) / 2).item() == pytest.approx(0.1325, abs=1e-4)  # the known mean brightness of the test set
+    assert y[:5].tolist() == [7, 2, 1, 0, 4]
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """An empty data cache."""
+    monkeypatch.setenv("FMLIB_DATA_DIR", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def idx(values: torch.Tensor) -> bytes:
+    header = bytes([0, 0, 8, values.ndim]) + b"".join(n.to_bytes(4, "big") for n in values.shape)
+    return gzip.compress(header + values.numpy().tobytes())
+
+
+def test_the_cache_is_the_data_folder_or_the_users(folder, monkeypatch):
+    assert datasets.cache() == folder
+    for value in ("", None):
+        monkeypatch.setenv("FMLIB_DATA_DIR", value) if value is not None else monkeypatch.delenv("FMLIB_DATA_DIR")
+        assert str(datasets.cache()) == str(pooch.os_cache("fmlib"))
+
+
+def test_a_damaged_file_is_reported_and_neither_read_nor_fetched(folder, monkeypatch):
+    def never(*args, **kwargs):
+        raise AssertionError("read or fetched")
+
+    monkeypatch.setattr(datasets.gzip, "decompress", never)
+    monkeypatch.setattr(pooch, "retrieve", never)
+    folder.mkdir()
+    (folder / "t10k-images-idx3-ubyte.gz").write_bytes(b"half a file")
+    with pytest.raises(ValueError, match="t10k-images.*is damaged .*: delete it to fetch it again") as error:
+        datasets.mnist("test")
+    assert one_sentence(error) and str(folder) in str(error.value)
+    assert (folder / "t10k-images-idx3-ubyte.gz").read_bytes() == b"half a file"
+
+
+@pytest.mark.parametrize("failure", [ConnectionError("no route\nto host"), TimeoutError(), ValueError("bad hash")])
+def test_no_mirror_answering_says_what_to_do(failure, folder, monkeypatch):
+    tried = []
+
+    def fail(url, *args, **kwargs):
+        tried.append(url)
+        raise failure
+
+    monkeypatch.setattr(pooch, "retrieve", fail)
+    with pytest.raises(OSError, match=f"could not download {LABELS}; .*or put the file into {folder}") as error:
+        datasets.fetch(LABELS)
+    assert tried == [mirror + LABELS for mirror in datasets.MNIST_MIRRORS] and len(tried) >= 2
+    assert one_sentence(error) and all(mirror in str(error.value) for mirror in datasets.MNIST_MIRRORS)
+    assert type(failure).__name__ in str(error.value)
+
+
+class Mirror(BaseHTTPRequestHandler):
+    """A web server on this machine: /whole/ answers truly, /cut/ ends in the middle, /wrong/ sends other bytes."""
+
+    def __init__(self, files, *args):
+        self.files = files
+        super().__init__(*args)
+
+    def do_GET(self):
+        kind, name = self.path.strip("/").split("/")
+        content = self.files[name]
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        sent = {"whole": content, "cut": content[: len(content) // 2], "wrong": content[::-1]}[kind]
+        self.wfile.write(sent)
+
+    def log_message(self, *args):
+        pass
+
+
+@pytest.fixture
+def mirrors(folder, monkeypatch):
+    """Two small files in the place of MNIST's test set, served by this machine; a function chooses the mirrors."""
+    images = torch.randint(256, (5, 28, 28), dtype=torch.uint8)
+    labels = torch.tensor([3, 1, 4, 1, 5], dtype=torch.uint8)
+    files = {"t10k-images-idx3-ubyte.gz": idx(images), LABELS: idx(labels)}
+    digests = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
+    monkeypatch.setattr(datasets, "REGISTRY", digests)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Mirror, files))
+    thread = Thread(target=server.serve_forever, args=(0.01,))
+    thread.start()
+
+    def use(*kinds):
+        address = f"http://127.0.0.1:{server.server_port}"
+        monkeypatch.setattr(datasets, "MNIST_MIRRORS", tuple(f"{address}/{kind}/" for kind in kinds))
+        return images, labels
+
+    yield use
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@pytest.mark.parametrize("first", ["whole", "cut", "wrong"])
+def test_a_download_is_checked_and_the_next_mirror_asked(first, mirrors, folder, monkeypatch):
+    images, labels = mirrors(first, "whole")
+    x, y = datasets.mnist("test")
+    torch.testing.assert_close(x, images.flatten(1) / 127.5 - 1)
+    assert y.tolist() == labels.tolist() and x.shape == (5, 784)
+    monkeypatch.setattr(pooch, "retrieve", None)  # from now on from the cache
+    assert torch.equal(datasets.mnist("test").x, x)
+
+
+@pytest.mark.parametrize("kind", ["cut", "wrong"])
+def test_a_broken_download_is_reported_and_not_kept(kind, mirrors, folder):
+    mirrors(kind)
+    with pytest.raises(OSError, match=f"could not download {LABELS}") as error:
+        datasets.fetch(LABELS)
+    assert one_sentence(error) and os.listdir(folder) == []
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        (b"\0\0\x0d\x01\0\0\0\x01\0", "is not an IDX file of bytes"),
+        (b"\0\0\x08\x01\0\0\0\x07\x01", "1 values, .* says 7"),
+    ],
+)
+def test_a_file_of_another_format(content, message, tmp_path):
+    (tmp_path / "file.gz").write_bytes(gzip.compress(content))
+    with pytest.raises(ValueError, match=f"file.gz .*{message}"):
+        datasets._idx(tmp_path / "file.gz")

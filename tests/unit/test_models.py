@@ -1,0 +1,141 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+from helpers import F64, normal, one_sentence
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fmlib.models import MLP, ResidualMLP, TimeFeatures, parameter_count
+
+
+def awake(network: torch.nn.Module) -> torch.nn.Module:
+    """The network with random weights everywhere, so that no block is silent."""
+    for i, p in enumerate(network.parameters()):
+        p.data.copy_(0.3 * normal(*p.shape, seed=i, dtype=p.dtype))
+    return network
+
+
+NETWORKS = {
+    "MLP": lambda: (MLP(3, width=8, depth=2), {}),
+    "ResidualMLP": lambda: (ResidualMLP(3, width=8, blocks=2), {}),
+    "labelled": lambda: (ResidualMLP(3, width=8, blocks=2, classes=4), {"label": torch.tensor([0, 3, 1, 1, 2])}),
+}
+every_network = pytest.mark.parametrize("make", NETWORKS.values(), ids=NETWORKS)
+
+
+@every_network
+def test_a_number_a_scalar_and_a_vector_are_one_time(make):
+    network, condition = make()
+    awake(network)
+    x = normal(5, 3, dtype=torch.float32)
+    expected = network(x, torch.full((5,), 0.3), **condition)
+    assert expected.shape == x.shape and not torch.equal(network(x, 0.4, **condition), expected)
+    for t in (0.3, torch.tensor(0.3)):
+        torch.testing.assert_close(network(x, t, **condition), expected)
+
+
+@every_network
+@given(order=st.permutations(range(5)), dtype=st.sampled_from([torch.float32, F64]))
+def test_rows_are_independent_and_dtype_follows(make, order, dtype):
+    network, condition = make()
+    awake(network).to(dtype)
+    x, t = normal(5, 3, dtype=dtype), torch.linspace(0, 1, 5, dtype=dtype)
+    value = network(x, t, **condition)
+    assert value.dtype == dtype
+    shuffled = network(x[order], t[order], **{name: c[order] for name, c in condition.items()})
+    torch.testing.assert_close(shuffled, value[order])
+    alone = network(x[2:3], t[2], **{name: c[2:3] for name, c in condition.items()})
+    torch.testing.assert_close(alone, value[2:3])
+
+
+def test_time_features_are_a_geometric_scale_of_sines_and_cosines():
+    t = np.array([0.0, 0.3, 1.0])
+    angle = t[:, None] * np.geomspace(np.pi / 2, 64 * np.pi, 16)
+    features = TimeFeatures()(torch.tensor(t, dtype=torch.float32)[:, None])
+    np.testing.assert_allclose(features, np.hstack([np.sin(angle), np.cos(angle)]), atol=1e-4)
+
+
+def test_blocks_add_nothing_at_first_and_learn_from_the_first_step():
+    network = ResidualMLP(3, width=8, blocks=4, classes=4)
+    x, label = normal(5, 3, dtype=torch.float32), torch.arange(5) % 4
+    value = network(x, 0.3, label=label)
+    assert torch.equal(value, network.leave(network.enter(x)))
+    value.square().sum().backward()
+    assert all(block.leave.weight.grad.abs().max() > 0 for block in network.blocks)
+
+
+def test_time_and_label_reach_the_output_once_the_blocks_are_awake():
+    network, x = awake(ResidualMLP(3, width=8, blocks=1, classes=2)), normal(1, 3, dtype=torch.float32)
+    values = [network(x, t, label=torch.tensor([y])) for t in (0.1, 0.9) for y in (0, 1)]
+    gaps = [(a - b).abs().max() for i, a in enumerate(values) for b in values[:i]]
+    assert min(gaps) > 1e-3
+
+
+def test_parameter_count_by_hand():
+    assert parameter_count(MLP(2, width=10, depth=3)) == (34 * 10 + 10) + 2 * (10 * 10 + 10) + (10 * 2 + 2)
+    block = (10 * 20 + 20) + 2 * (10 * 10 + 10)
+    around = (2 * 10 + 10) + (32 * 10 + 10) + 2 * 10 + (10 * 2 + 2)
+    assert parameter_count(ResidualMLP(2, width=10, blocks=3)) == around + 3 * block
+    network = ResidualMLP(2, width=10, blocks=3, classes=7)
+    assert parameter_count(network) == around + 3 * block + 7 * 10
+    network.embed_label.requires_grad_(False)
+    assert parameter_count(network) == around + 3 * block
+
+
+@every_network
+def test_config_builds_the_same_network_again(make):
+    network, condition = make()
+    twin = type(network)(**network.config)
+    twin.load_state_dict(network.state_dict())
+    x = normal(5, 3, dtype=torch.float32)
+    assert torch.equal(twin(x, 0.5, **condition), network(x, 0.5, **condition))
+
+
+@every_network
+def test_on_an_accelerator_no_value_is_read(make):
+    """A meta tensor has a shape and no values: reading one, for a check or a branch, would raise."""
+    network, condition = make()
+    x, t = torch.empty(5, 3, device="meta"), torch.empty(5, device="meta")
+    assert network.to("meta")(x, t, **{name: c.to("meta") for name, c in condition.items()}).shape == (5, 3)
+
+
+X = torch.zeros(3, 2)
+BAD = {
+    "column time": (X, torch.zeros(3, 1), ValueError, r"t .*\(3, 1\)"),
+    "short time": (X, torch.zeros(2), ValueError, r"t .*\(2,\)"),
+    "late": (X, 1.5, ValueError, "1.5"),
+    "NaN time": (X, math.nan, ValueError, "nan"),
+    "integer time": (X, torch.tensor([0, 1, 1]), TypeError, "int64"),
+    "dimension": (torch.zeros(3, 5), 0.5, ValueError, r"x must have shape \(batch, 2\), got \(3, 5\)"),
+    "image": (torch.zeros(3, 1, 2), 0.5, ValueError, r"got \(3, 1, 2\)"),
+}
+
+
+@pytest.mark.parametrize("network", [MLP(2, 4, 1), ResidualMLP(2, 4, 1)], ids=["MLP", "ResidualMLP"])
+@pytest.mark.parametrize("x, t, kind, message", BAD.values(), ids=BAD)
+def test_bad_input(network, x, t, kind, message):
+    with pytest.raises(kind, match=message) as error:
+        network(x, t)
+    assert one_sentence(error)
+
+
+BAD_LABELS = {
+    "none": (4, None, ValueError, "classes=4, so a call needs label="),
+    "idle": (None, torch.zeros(3, dtype=torch.long), ValueError, "classes=None, so a call takes no label="),
+    "late": (4, torch.tensor([0, 4, 1]), ValueError, r"\[0, 4\), got values from 0 to 4"),
+    "negative": (4, torch.tensor([0, -1, 1]), ValueError, "got values from -1 to 1"),
+    "floats": (4, torch.zeros(3), TypeError, "torch.float32"),
+    "booleans": (4, torch.zeros(3, dtype=torch.bool), TypeError, "torch.bool"),
+    "column": (4, torch.zeros(3, 1, dtype=torch.long), TypeError, r"\(3, 1\)"),
+    "short": (4, torch.zeros(1, dtype=torch.long), ValueError, r"label must have shape \(3,\), got \(1,\)"),
+    "list": (4, [0, 1, 2], TypeError, "list"),
+}
+
+
+@pytest.mark.parametrize("classes, label, kind, message", BAD_LABELS.values(), ids=BAD_LABELS)
+def test_bad_labels(classes, label, kind, message):
+    with pytest.raises(kind, match=message) as error:
+        ResidualMLP(2, 4, 1, classes)(X, 0.5, label=label)
+    assert one_sentence(error)
