@@ -77,10 +77,10 @@ def test_train_writes_a_checkpoint_and_a_picture_and_prints_its_scores(tmp_path,
 
 def test_perfect_samples_would_score_as_real_digits():
     real, held_out = datasets.digits("train"), datasets.digits("test")
-    scores = cli.score(real.x, real, held_out)
+    scores = cli.score(real.x, real.y, real, held_out)
     assert scores["recognised_as_asked"] > 0.98 and scores["energy_distance_over_its_floor"] == 1
     assert scores["distance_to_nearest_training_image_over_held_out"] == 0
-    noise = cli.score(torch.randn(len(real.x), 64), real, held_out)
+    noise = cli.score(torch.randn(len(real.x), 64), real.y, real, held_out)
     assert noise["recognised_as_asked"] < 0.25 and noise["energy_distance_over_its_floor"] > 10
 
 

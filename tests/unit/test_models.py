@@ -57,13 +57,14 @@ def test_time_features_are_a_geometric_scale_of_sines_and_cosines():
     np.testing.assert_allclose(features, np.hstack([np.sin(angle), np.cos(angle)]), atol=1e-4)
 
 
-def test_blocks_add_nothing_at_first_and_learn_from_the_first_step():
+def test_blocks_and_gain_add_nothing_at_first_and_learn_from_the_first_step():
     network = ResidualMLP(3, width=8, blocks=4, classes=4)
     x, label = normal(5, 3, dtype=torch.float32), torch.arange(5) % 4
     value = network(x, 0.3, label=label)
     assert torch.equal(value, network.leave(network.enter(x)))
     value.square().sum().backward()
     assert all(block.leave.weight.grad.abs().max() > 0 for block in network.blocks)
+    assert network.gain.weight.grad.abs().max() > 0
 
 
 def test_time_and_label_reach_the_output_once_the_blocks_are_awake():
@@ -73,10 +74,19 @@ def test_time_and_label_reach_the_output_once_the_blocks_are_awake():
     assert min(gaps) > 1e-3
 
 
+def test_gain_multiplies_each_coordinate_by_a_number_that_depends_on_the_time():
+    network, x = ResidualMLP(3, width=8, blocks=1), normal(5, 3, dtype=torch.float32)
+    before = network(x, 0.3)
+    torch.nn.init.normal_(network.gain.weight)
+    added = (network(x, 0.3) - before) / x
+    torch.testing.assert_close(added, added[:1].expand(5, 3), atol=1e-4, rtol=1e-4)
+    assert added[0].unique().numel() == 3 and ((network(x, 0.9) - before) / x - added).abs().max() > 1e-3
+
+
 def test_parameter_count_by_hand():
     assert parameter_count(MLP(2, width=10, depth=3)) == (34 * 10 + 10) + 2 * (10 * 10 + 10) + (10 * 2 + 2)
     block = (10 * 20 + 20) + 2 * (10 * 10 + 10)
-    around = (2 * 10 + 10) + (32 * 10 + 10) + 2 * 10 + (10 * 2 + 2)
+    around = (2 * 10 + 10) + (32 * 10 + 10) + 2 * 10 + 2 * (10 * 2 + 2)
     assert parameter_count(ResidualMLP(2, width=10, blocks=3)) == around + 3 * block
     network = ResidualMLP(2, width=10, blocks=3, classes=7)
     assert parameter_count(network) == around + 3 * block + 7 * 10
