@@ -71,7 +71,7 @@ class MinibatchOT:
 
 
 def _best_order(x_0: Tensor, x_1: Tensor) -> np.ndarray:
-    """The permutation, (k,), of least sum_i ||x_1[i] - x_0[order[i]]||^2, from the cheapest cost that is exact enough."""
+    """The order, (k,), of least sum_i ||x_1[i] - x_0[order[i]]||^2, from the cheapest cost that is exact enough."""
     from scipy.optimize import linear_sum_assignment
 
     # In few dimensions neighbours are so close that single precision would only be tried in vain
