@@ -24,7 +24,7 @@ class PathSample(NamedTuple):
 
 @dataclass(frozen=True)
 class AffinePath:
-    """X_t = alpha_t X_1 + sigma_t X_0 (Lipman et al. 2024, equation 4.56).
+    """X_t = alpha_t X_1 + sigma_t X_0 (Lipman et al. 2024, equation 4.50).
 
     Raises ValueError for a schedule whose ends do not meet alpha_0 = sigma_1 = 0, alpha_1 = sigma_0 = 1.
     """
@@ -59,7 +59,7 @@ class AffinePath:
     def velocity(self, x: Tensor, x_1: Tensor, t: float | Tensor) -> Tensor:
         """The conditional velocity at any x, u_t(x given x_1) = alpha'_t x_1 + sigma'_t (x - alpha_t x_1) / sigma_t.
 
-        (Lipman et al. 2024, equation 4.58 solved for X_0.) Shapes as in `sample`. It has no limit at t = 1, where
+        (Lipman et al. 2024, equation 4.54.) Shapes as in `sample`. It has no limit at t = 1, where
         every trajectory has arrived at x_1: times with sigma_t = 0 are a ValueError.
         """
         _validate.same("x", _validate.batch("x", x), "x_1", _validate.batch("x_1", x_1))

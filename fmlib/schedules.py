@@ -1,7 +1,7 @@
 """Schedules alpha_t, sigma_t of an affine path X_t = alpha_t X_1 + sigma_t X_0.
 
 All meet alpha_0 = sigma_1 = 0 and alpha_1 = sigma_0 = 1, exactly, so that the path starts at the source and ends at
-the target (Lipman et al. 2024, "Flow Matching Guide and Code", section 4.7). Methods map a tensor of times in [0, 1]
+the target (Lipman et al. 2024, "Flow Matching Guide and Code", section 4.8). Methods map a tensor of times in [0, 1]
 to a tensor of the same shape, dtype and device.
 """
 
@@ -93,7 +93,7 @@ class Cosine(Schedule):
 
 @dataclass(frozen=True)
 class Polynomial(Schedule):
-    """alpha_t = t^n, sigma_t = 1 - t^n, for n >= 1; n = 1 is `CondOT` (Lipman et al. 2024, section 4.7).
+    """alpha_t = t^n, sigma_t = 1 - t^n, for n >= 1; n = 1 is `CondOT` (Lipman et al. 2024, section 4.8).
 
     >>> Polynomial(3).alpha(torch.tensor(0.5))
     tensor(0.1250)

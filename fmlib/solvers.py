@@ -105,7 +105,7 @@ def euler_maruyama(
 
     noise: g_t, a number or a function of the 0-d tensor t. The score term exactly balances the spreading of the noise
     (Song et al. 2021, "Score-Based Generative Modeling through SDEs", section 4.3, read backwards). `times` must
-    increase. Returns as `solve`. Strong order 1/2, weak order 1.
+    increase. Returns as `solve`. Strong and weak order 1, as g does not depend on x.
     """
     if not bool((times.diff() > 0).all()):
         raise ValueError("times must increase: the score correction holds for time running forward")

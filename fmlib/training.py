@@ -55,7 +55,7 @@ def fit(
 ) -> Fit:
     """Minimise the conditional flow matching loss E ||u_theta(X_t, t) - d/dt X_t||^2, t ~ U[0, 1].
 
-    (Lipman et al. 2024, equation 4.15.) The loss is a mean over coordinates; it converges to the conditional variance
+    (Lipman et al. 2024, equation 4.53.) The loss is a mean over coordinates; it converges to the conditional variance
     of the velocity, not to zero. `model` itself is trained in place; the returned copy has exponentially averaged
     weights.
 
