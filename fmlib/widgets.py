@@ -87,10 +87,11 @@ def path_explorer(path, extent: float = 3.0, samples: int = 400, seed: int = 0) 
         figures.density(left, lambda x: path.log_density(x, t), extent, count=60)
         figures.field(left, lambda x: path.velocity(x, t), extent)
         figures.space(right, extent, f"{samples} samples, carried by the flow")
-        figures.points(right, flow[round(100 * t)], figures.PATH)
+        figures.density(right, lambda x: path.log_density(x, t), extent, count=60)
+        figures.points(right, flow[round(100 * t)], figures.VELOCITY)
 
-    alt = "Left: the density of the path at time t with arrows of the marginal velocity. Right: samples at time t."
-    return Explorer(draw, {"t": slider("time t", 0.0, 1.0, 0.01, 0.5)}, alt=alt)
+    alt = "Left: the density of the path at time t with arrows of the marginal velocity. Right: samples over it."
+    return Explorer(draw, {"t": slider("time t", 0.0, 1.0, 0.01, 0.7)}, alt=alt)
 
 
 def posterior_explorer(path, extent: float = 3.0) -> Explorer:

@@ -49,20 +49,17 @@ def clean(notebook) -> None:
         for output in cell.outputs:
             if WIDGET in output.get("data", {}):
                 del output.data[WIDGET]
-                output.data["text/plain"] = "An explorer: run this cell to move its sliders."
+                explorer = "image/png" in output.data
+                output.data["text/plain"] = "An explorer: run this cell to move its sliders." if explorer else ""
             if "image/png" in output.get("data", {}):
                 output.data["image/png"] = _small(output.data["image/png"])
-        cell.outputs = [o for o in cell.outputs if "data" not in o or set(o.data) - {"text/plain"} or _says(o)]
+        cell.outputs = [o for o in cell.outputs if "data" not in o or any(o.data.values())]
 
 
 def _small(png: str) -> str:
     picture, buffer = Image.open(io.BytesIO(base64.b64decode(png))).convert("RGB"), io.BytesIO()
     picture.quantize(256, dither=Image.Dither.NONE).save(buffer, "PNG", optimize=True)
     return base64.b64encode(buffer.getvalue()).decode()
-
-
-def _says(output) -> bool:
-    return not output.data.get("text/plain", "").startswith(("HBox(", "VBox(", "fit:"))
 
 
 def main() -> None:

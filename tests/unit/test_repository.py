@@ -40,7 +40,7 @@ def test_every_dependency_is_pinned():
 def test_readme_and_notebooks_name_each_other():
     readme = (ROOT / "README.md").read_text()
     assert NOTEBOOKS
-    for link in re.findall(r"\]\(([^)#]+)\)", readme):
+    for link in re.findall(r"\]\((?!https://)([^)#]+)\)", readme):
         assert (ROOT / link).exists(), link
     for path in NOTEBOOKS:
         assert f"(notebooks/{path.name})" in readme
