@@ -1,10 +1,12 @@
 """Flow matching, small and fast: paths, exact marginals, solvers, training and sampling for the course's notebooks."""
 
 from fmlib import (
+    batches,
     checkpoints,
     claims,
     couplings,
     datasets,
+    devices,
     exact,
     losses,
     metrics,
@@ -23,11 +25,13 @@ from fmlib.training import fit
 __version__ = "0.1.0"
 __all__ = [
     "AffinePath",
+    "batches",
     "checkpoints",
     "claim",
     "claims",
     "couplings",
     "datasets",
+    "devices",
     "exact",
     "fit",
     "losses",

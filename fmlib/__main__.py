@@ -5,126 +5,231 @@ import platform
 import sys
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 import fmlib
-from fmlib import _validate, checkpoints, datasets, metrics, models, sampling, training
-
-DATA = {"digits": datasets.digits}
-CLASSES, DIM = 10, 64
-EVERY = 500  # steps between checkpoints
-DRAWS = 4  # images scored for each training label: with one, chance alone moves the energy distance by a tenth
+from fmlib import _validate, checkpoints, datasets, devices, metrics, models, sampling, training
 
 
-def train(data: str, out: str, steps: int, seed: int, device: str) -> None:
-    """Train a class-conditional network on `data`; write checkpoint and `samples.png` to `out`, print its metrics."""
-    _validate.choice("data set", data, DATA)
-    _validate.count("steps", steps)
-    training.device_of(device)
+class Recipe(NamedTuple):
+    """How a kind of data is trained on unless the command says otherwise."""
+
+    steps: int
+    batch_size: int
+    learning_rate: float
+    precision: str
+
+
+DIGITS = Recipe(3500, 128, 4e-3, "float32")
+IMAGES = Recipe(2000, 128, 1e-3, "auto")
+NAMED = {"digits": datasets.digits, "mnist": datasets.mnist, "fashion-mnist": datasets.fashion_mnist}
+DRAWS = 4  # digits scored for each training label: with one, chance alone moves the energy distance by a tenth
+SCORED = 500  # images scored, of larger sets
+COMPARED = 5000  # real images that they are compared with
+
+
+class Data(NamedTuple):
+    """Images to train on, images held out, and the names of the classes, if there are any."""
+
+    train: datasets.Labelled
+    held_out: datasets.Labelled
+    classes: list[str]
+
+
+def load(data: str, split: str) -> Data:
+    """The data set called `data`, or the images in the folder of that name, where every tenth one is held out."""
+    if data in NAMED:
+        classes = [str(label) for label in range(10)]
+        if split == "train":
+            return Data(_pictures(data, "train"), _pictures(data, "test"), classes)
+        return Data(*_divided(_pictures(data, split)), classes)
+    if not Path(data).is_dir():
+        known = ", ".join(NAMED)
+        raise ValueError(f"unknown data set {data!r}; known: {known}, or a folder of images")
+    x, y, classes = datasets.folder(data)
+    return Data(*_divided(datasets.Labelled(x, y)), classes)
+
+
+def _pictures(data: str, split: str) -> datasets.Labelled:
+    x, y = NAMED[data](split)
+    return datasets.Labelled(x if data == "digits" else x.reshape(-1, 1, 28, 28), y)
+
+
+def _divided(all: datasets.Labelled) -> tuple[datasets.Labelled, datasets.Labelled]:
+    held_out = torch.arange(len(all.x)) % 10 == 9
+    if held_out.sum() < 2:
+        raise ValueError(f"at least 20 images are needed to train on some and hold out others, got {len(all.x)}")
+    return datasets.Labelled(all.x[~held_out], all.y[~held_out]), datasets.Labelled(all.x[held_out], all.y[held_out])
+
+
+def train(
+    data: str,
+    out: str,
+    split: str,
+    steps: int | None,
+    batch_size: int | None,
+    learning_rate: float | None,
+    precision: str | None,
+    compile: bool,
+    seed: int,
+    device: str,
+    checkpoint_every: int,
+    keep: int,
+    resume: bool,
+) -> None:
+    """Train a network on `data`, with its classes; write checkpoints and `samples.png` to `out`, print its metrics."""
+    recipe = DIGITS if data == "digits" else IMAGES
+    chosen = Recipe(steps, batch_size, learning_rate, precision)
+    recipe = Recipe(*(mine if mine is not None else usual for mine, usual in zip(chosen, recipe, strict=True)))
+    counts = {"steps": recipe.steps, "batch_size": recipe.batch_size}
+    for name, value in (counts | {"checkpoint_every": checkpoint_every, "keep": keep}).items():
+        _validate.count(name, value)
+    _validate.positive("learning_rate", recipe.learning_rate)
+    place = devices.device_of(device)
+    devices.precision_of(recipe.precision, place)
     torch.manual_seed(seed)  # the network's first weights
+    loaded = load(data, split)
     folder = Path(out)
-    folder.mkdir(parents=True, exist_ok=True)
-    real, held_out = DATA[data]("train"), DATA[data]("test")
-    network = models.ResidualMLP(DIM, classes=CLASSES)
-    print(f"{data}: {len(real.x)} images, {models.parameter_count(network)} parameters, {steps} steps", flush=True)
+    with devices.group(place) as world:
+        folder.mkdir(parents=True, exist_ok=True)
+        network = _network(loaded)
+        if world.rank == 0:
+            count = models.parameter_count(network)
+            print(f"{data}: {len(loaded.train.x)} images, {count} parameters, {recipe.steps} steps", flush=True)
+        start = time.perf_counter()
+        result = training.fit(
+            network,
+            loaded.train.x,
+            labels=loaded.train.y if loaded.classes else None,
+            **recipe._asdict(),
+            compile=compile,
+            seed=seed,
+            device=device,
+            checkpoint=folder,
+            checkpoint_every=checkpoint_every,
+            keep=keep,
+            resume=resume,
+            about={"data": data, "split": split, "seed": seed, "classes": loaded.classes},
+        )
+        seconds = time.perf_counter() - start
+        if world.rank == 0:
+            report(folder, data, loaded, result, seed, seconds)
 
-    def keep(step: int, averaged: nn.Module) -> None:
-        if step % EVERY == 0 and step < steps:
-            checkpoints.save(folder, averaged, data=data, steps=step, seed=seed)
 
-    start = time.perf_counter()
-    result = training.fit(
-        network,
-        real.x,
-        labels=real.y,
-        steps=steps,
-        batch_size=128,
-        learning_rate=4e-3,
-        seed=seed,
-        device=device,
-        on_step=keep,
-    )
-    seconds = time.perf_counter() - start
-    asked = real.y.repeat(DRAWS)
-    scores = score(draw(result.model, asked, seed), asked, real, held_out)
-    checkpoints.save(folder, result.model, data=data, steps=steps, seed=seed, metrics=scores)
-    compare(folder / "samples.png", result.model, held_out, seed)
+def _network(data: Data) -> nn.Module:
+    shape, classes = data.train.x.shape[1:], len(data.classes) or None
+    if len(shape) == 1:
+        return models.ResidualMLP(*shape, classes=classes)
+    return models.UNet(tuple(shape), classes=classes)
+
+
+def report(folder: Path, data: str, loaded: Data, result: training.Fit, seed: int, seconds: float) -> None:
+    """Score the trained network, add the scores to its checkpoint, draw `samples.png` and print what came out."""
+    real, held_out = (datasets.Labelled(x[:COMPARED], y[:COMPARED]) for x, y in (loaded.train, loaded.held_out))
+    asked = real.y.repeat(DRAWS) if data == "digits" else real.y[:SCORED]
+    drawn = draw(result.model, asked if loaded.classes else len(asked), seed)
+    scores = score(drawn, asked if loaded.classes else None, real, held_out)
+    checkpoints.annotate(folder, metrics=scores)
+    compare(folder / "samples.png", result.model, loaded, seed)
     print(f"trained in {seconds:.1f} s; final loss {result.losses[-100:].mean():.4f} (its floor is not zero)")
     for name, value in scores.items():
         print(f"{name.replace('_', ' ')}: {value:.4f}")
     print(f"wrote {folder / 'checkpoint.json'} and {folder / 'samples.png'}")
 
 
-def draw(model: nn.Module, labels: Tensor, seed: int, steps: int = 25) -> Tensor:
-    """Draw one image for each of `labels` with the midpoint method; returned on the CPU, (len(labels), 64)."""
+def draw(model: nn.Module, labels: Tensor | int, seed: int, steps: int = 25) -> Tensor:
+    """Draw one image for each of `labels`, or that many without labels, with the midpoint method; on the CPU."""
     place = next(model.parameters()).device
-    noise = torch.randn(len(labels), DIM, generator=torch.Generator().manual_seed(seed))
-    return sampling.sample(model, noise.to(place), steps=steps, label=labels.to(place)).cpu()
+    n = labels if isinstance(labels, int) else len(labels)
+    condition = {} if isinstance(labels, int) else {"label": labels.to(place)}
+    noise = torch.randn(n, *_shape(model), generator=torch.Generator().manual_seed(seed))
+    precision = "auto" if isinstance(model, models.UNet) else "float32"
+    return sampling.sample(model, noise.to(place), steps=steps, precision=precision, **condition).cpu()
 
 
-def score(drawn: Tensor, asked: Tensor, real: datasets.Labelled, held_out: datasets.Labelled) -> dict[str, float]:
-    """Are the digits the ones asked for, do they follow the law of the real ones, and are they new?
+def _shape(model: nn.Module) -> tuple[int, ...]:
+    return tuple(model.config["shape"]) if "shape" in model.config else (model.config["dim"],)
 
-    `drawn` answers the labels `asked`, row by row. Each score stands next to its value for held-out real digits.
+
+def score(
+    drawn: Tensor, asked: Tensor | None, real: datasets.Labelled, held_out: datasets.Labelled
+) -> dict[str, float]:
+    """Are the images the ones asked for, do they follow the law of the real ones, and are they new?
+
+    `drawn` answers the labels `asked`, row by row. Each score stands next to its value for held-out real images.
     """
     from sklearn.neighbors import KNeighborsClassifier
 
-    judge = KNeighborsClassifier(3).fit(real.x.numpy(), real.y.numpy())
-    return {
-        "recognised_as_asked": judge.score(drawn.numpy(), asked.numpy()),
-        "held_out_digits_recognised": judge.score(held_out.x.numpy(), held_out.y.numpy()),
-        "energy_distance_over_its_floor": metrics.energy_distance(drawn, held_out.x)
-        / metrics.energy_distance(real.x, held_out.x),
-        "distance_to_nearest_training_image_over_held_out": float(
-            metrics.nearest_distance(drawn, real.x).mean() / metrics.nearest_distance(held_out.x, real.x).mean()
-        ),
-    }
+    drawn, seen, new = (x.flatten(1) for x in (drawn, real.x, held_out.x))
+    scores = {}
+    if asked is not None:
+        judge = KNeighborsClassifier(3).fit(seen.numpy(), real.y.numpy())
+        scores["recognised_as_asked"] = judge.score(drawn.numpy(), asked.numpy())
+        scores["held_out_images_recognised"] = judge.score(new.numpy(), held_out.y.numpy())
+    scores["energy_distance_over_its_floor"] = metrics.energy_distance(drawn, new) / metrics.energy_distance(seen, new)
+    near, usual = metrics.nearest_distance(drawn, seen).mean(), metrics.nearest_distance(new, seen).mean()
+    scores["distance_to_nearest_training_image_over_held_out"] = float(near / usual)
+    return scores
 
 
-def compare(path: Path, model: nn.Module, held_out: datasets.Labelled, seed: int) -> None:
-    """Write a picture to `path`: ten generated digits of each class on the left, real held-out ones on the right."""
+def compare(path: Path, model: nn.Module, data: Data, seed: int) -> None:
+    """Write a picture to `path`: generated images on the left, one class a row, real held-out ones on the right."""
     from matplotlib.figure import Figure
 
     from fmlib import figures
 
-    labels = torch.arange(CLASSES).repeat_interleave(10)
-    real = torch.cat([held_out.x[held_out.y == label][:10] for label in range(CLASSES)])
+    x, y = data.held_out
+    if data.classes:
+        rows = range(min(10, len(data.classes)))
+        labels, title = torch.tensor([label for label in rows for _ in range(10)]), "generated, one label a row"
+        real = torch.cat([x[y == label][:10] for label in rows])
+    else:
+        labels, title, real = 100, "generated", x[:100]
     figure = Figure(figsize=(9, 4.8), layout="constrained")
     left, right = figure.subplots(1, 2)
-    figures.images(left, draw(model, labels, seed), title="generated, one label a row")
+    figures.images(left, draw(model, labels, seed), title=title)
     figures.images(right, real, title="real, held out")
     with checkpoints.replacing(path) as temporary:
         figure.savefig(temporary, dpi=100)
 
 
 def sample(run: str, n: int, label: int | None, out: str, seed: int, steps: int) -> None:
-    """Draw n images from the checkpoint in `run` into `out`: `.npz` with x (n, 64) and y (n,), or a `.png` grid."""
+    """Draw n images from the checkpoint in `run` into `out`: `.npz` with x and labels y, if any, or a `.png` grid."""
     _validate.count("n", n)
     _validate.count("steps", steps)
     path = Path(out)
     _validate.choice("kind of output file", path.suffix, (".npz", ".png"))
-    model, _ = checkpoints.load(run)
-    if model.config["dim"] != DIM or model.config.get("classes") != CLASSES:
-        raise ValueError(f"{run} holds another model than a class-conditional one of digits: {model.config}")
-    if label is not None and not 0 <= label < CLASSES:
-        raise ValueError(f"label must lie in [0, {CLASSES}), got {label}")
-    y = torch.arange(n) % CLASSES if label is None else torch.full((n,), label)
+    model, about = checkpoints.load(run)
+    if "data" not in about:
+        raise ValueError(f"{run} holds another model than those that `train` makes: {model.config}")
+    classes = model.config["classes"]
+    if label is not None and not classes:
+        raise ValueError(f"{run} holds a model without classes: it takes no label, got {label}")
+    if label is not None and not 0 <= label < classes:
+        raise ValueError(f"label must lie in [0, {classes}), got {label}")
+    y = n
+    if classes:
+        y = torch.arange(n) % classes if label is None else torch.full((n,), label)
     x = draw(model, y, seed, steps)
     path.parent.mkdir(parents=True, exist_ok=True)
     with checkpoints.replacing(path) as temporary:
-        (_write_arrays if path.suffix == ".npz" else _write_grid)(temporary, x, y)
+        if path.suffix == ".npz":
+            _write_arrays(temporary, {"x": x, "y": y} if classes else {"x": x})
+        else:
+            _write_grid(temporary, x)
     print(f"wrote {n} samples to {path}")
 
 
-def _write_arrays(path: Path, x: Tensor, y: Tensor) -> None:
+def _write_arrays(path: Path, arrays: dict[str, Tensor]) -> None:
     import numpy as np
 
-    np.savez(path, x=x.numpy(), y=y.numpy())
+    np.savez(path, **{name: value.numpy() for name, value in arrays.items()})
 
 
-def _write_grid(path: Path, x: Tensor, y: Tensor) -> None:
+def _write_grid(path: Path, x: Tensor) -> None:
     from matplotlib.figure import Figure
 
     from fmlib import figures
@@ -132,14 +237,15 @@ def _write_grid(path: Path, x: Tensor, y: Tensor) -> None:
     rows = -(-len(x) // 10)
     figure = Figure(figsize=(5, max(1.0, 0.5 * rows)), layout="constrained")
     figures.images(figure.subplots(), x)
-    figure.savefig(path, dpi=100)
+    figure.savefig(path, dpi=100 if x.ndim == 2 else 200)
 
 
 def info() -> None:
-    """Print the device that `auto` takes, the versions, the number of threads and the data cache."""
-    place = training.device_of()
+    """Print the device that `auto` takes, its precision, the versions, the number of threads and the data cache."""
+    place = devices.device_of()
     name = torch.cuda.get_device_name() if place.type == "cuda" else platform.processor() or platform.machine()
-    print(f"device      {place} ({name}), {torch.get_num_threads()} CPU threads")
+    native = "native" if devices.multiplies_bf16(place) else "emulated, so `auto` leaves it alone"
+    print(f"device      {place} ({name}), {torch.get_num_threads()} CPU threads, bf16 {native}")
     print(f"versions    fmlib {fmlib.__version__}, torch {torch.__version__}, python {platform.python_version()}")
     print(f"data cache  {datasets.cache()}")
 
@@ -149,15 +255,24 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(prog="python -m fmlib", description="Train and sample flow matching models.")
     commands = top.add_subparsers(dest="command", required=True)
     one = commands.add_parser("train", help="train on a data set, save a checkpoint, a picture and print metrics")
-    one.add_argument("data", help=f"one of: {', '.join(DATA)}")
-    one.add_argument("--out", required=True, help="folder of the checkpoint and samples.png")
-    one.add_argument("--steps", type=int, default=3500, help="training steps (default %(default)s)")
+    one.add_argument("data", help=f"{', '.join(NAMED)}, or a folder of images, one subfolder a class")
+    one.add_argument("--out", required=True, help="folder of the checkpoints and samples.png")
+    one.add_argument("--split", default="train", help="the part to train on (default %(default)s)")
+    both = "default {} for digits, {} for other images".format
+    for field, usual in zip(Recipe._fields, zip(DIGITS, IMAGES, strict=True), strict=True):
+        option = "--" + field.replace("_", "-")
+        one.add_argument(option, type=type(usual[0]), help=both(*usual))
+    one.add_argument("--compile", action="store_true", help="let torch.compile rewrite the network")
     one.add_argument("--seed", type=int, default=0, help="of weights, batches and samples (default %(default)s)")
     one.add_argument("--device", default="auto", help="auto, cpu, cuda, ... (default %(default)s)")
+    every = "steps between two checkpoints (default %(default)s)"
+    one.add_argument("--checkpoint-every", type=int, default=500, metavar="N", help=every)
+    one.add_argument("--keep", type=int, default=2, metavar="N", help="checkpoints kept (default %(default)s)")
+    one.add_argument("--resume", action="store_true", help="go on from the checkpoint in --out, if there is one")
     two = commands.add_parser("sample", help="draw samples from a checkpoint")
     two.add_argument("run", help="folder of the checkpoint")
     two.add_argument("--n", type=int, default=100, help="number of samples (default %(default)s)")
-    two.add_argument("--label", type=int, help="the digit to draw (default: all in turn)")
+    two.add_argument("--label", type=int, help="the class to draw (default: all in turn)")
     two.add_argument("--out", required=True, help="x.npz with arrays x and y, or x.png with a grid")
     two.add_argument("--seed", type=int, default=0, help="of the noise (default %(default)s)")
     two.add_argument("--steps", type=int, default=25, help="midpoint steps (default %(default)s)")

@@ -5,6 +5,8 @@ Every check names the argument, what came and what was expected. Shapes, dtypes 
 host wait for the device in the middle of a training or sampling loop.
 """
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -91,6 +93,15 @@ def count(name: str, value: int, minimum: int = 1) -> int:
         raise TypeError(f"{name} must be an integer, got {value!r}")
     if value < minimum:
         raise ValueError(f"{name} must be at least {minimum}, got {value}")
+    return value
+
+
+def positive(name: str, value: float) -> float:
+    """Return `value` if it is a finite number above zero."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{name} must be a number, got {value!r}")
+    if not 0 < value < math.inf:
+        raise ValueError(f"{name} must be positive and finite, got {value}")
     return value
 
 

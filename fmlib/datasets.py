@@ -1,8 +1,8 @@
-"""Data: two-dimensional toy laws with exact samplers, the 8x8 digits, and MNIST.
+"""Data: two-dimensional toy laws with exact samplers, the 8x8 digits, MNIST, Fashion-MNIST, and folders of images.
 
 A toy law is a function (n, generator=None) -> (n, 2) float tensor, of zero mean and roughly unit scale. The digits
-come inside scikit-learn, so the course runs with the network unplugged. MNIST is fetched once, checked by its sha256
-and kept in the data cache.
+come inside scikit-learn, so the course runs with the network unplugged. What is downloaded is fetched once, checked by
+its sha256 and kept in the data cache.
 """
 
 import gzip
@@ -62,7 +62,7 @@ TOYS = {"moons": moons, "eight_gaussians": eight_gaussians, "checkerboard": chec
 
 
 class Labelled(NamedTuple):
-    """Images as rows (N, d) with values in [-1, 1], float32, and their labels (N,), int64."""
+    """Images, as rows (N, d) or (N, channels, height, width), with values in [-1, 1], float32; labels (N,), int64."""
 
     x: Tensor
     y: Tensor
@@ -83,15 +83,25 @@ def digits(split: str = "train") -> Labelled:
     return Labelled(x[keep], y[keep])
 
 
-MNIST_MIRRORS = (
-    "https://ossci-datasets.s3.amazonaws.com/mnist/",
-    "https://storage.googleapis.com/cvdf-datasets/mnist/",
-)
+MIRRORS = {  # by folder of the cache
+    "": (
+        "https://ossci-datasets.s3.amazonaws.com/mnist/",
+        "https://storage.googleapis.com/cvdf-datasets/mnist/",
+    ),
+    "fashion-mnist": (
+        "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",
+        "https://github.com/zalandoresearch/fashion-mnist/raw/master/data/fashion/",
+    ),
+}
 REGISTRY = {
     "train-images-idx3-ubyte.gz": "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609",
     "train-labels-idx1-ubyte.gz": "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c",
     "t10k-images-idx3-ubyte.gz": "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6",
     "t10k-labels-idx1-ubyte.gz": "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6",
+    "fashion-mnist/train-images-idx3-ubyte.gz": "3aede38d61863908ad78613f6a32ed271626dd12800ba2636569512369268a84",
+    "fashion-mnist/train-labels-idx1-ubyte.gz": "a04f17134ac03560a47e3764e11b92fc97de4d1bfaf8ba1a3aa29af54cc90845",
+    "fashion-mnist/t10k-images-idx3-ubyte.gz": "346e55b948d973a97e58d2351dde16a484bd415d4595297633bb08f03db6a073",
+    "fashion-mnist/t10k-labels-idx1-ubyte.gz": "67da17c76eaffca5446c3361aaab5c3cd6d1c2608764d35dfb1850b086bf8dd5",
 }
 
 
@@ -107,10 +117,69 @@ def mnist(split: str = "train") -> Labelled:
 
     Downloaded on first use into `cache()`. Raises OSError if no mirror answers, ValueError if a file is damaged.
     """
-    prefix = {"train": "train", "test": "t10k"}[_validate.choice("split", split, ("train", "test"))]
+    return _images("", split)
+
+
+def fashion_mnist(split: str = "train") -> Labelled:
+    """Fashion-MNIST, articles of clothing in ten classes: sizes, range, download and errors as of `mnist`."""
+    return _images("fashion-mnist/", split)
+
+
+def _images(folder: str, split: str) -> Labelled:
+    prefix = folder + {"train": "train", "test": "t10k"}[_validate.choice("split", split, ("train", "test"))]
     images = _idx(fetch(f"{prefix}-images-idx3-ubyte.gz"))
     classes = _idx(fetch(f"{prefix}-labels-idx1-ubyte.gz"))
     return Labelled(images.flatten(1).float() / 127.5 - 1, classes.long())
+
+
+class Folder(NamedTuple):
+    """Images (N, 3, size, size), float32 in [-1, 1], labels (N,), int64, and the names of the classes, if any."""
+
+    x: Tensor
+    y: Tensor
+    classes: list[str]
+
+
+SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
+
+
+def folder(path: str | Path, size: int = 32) -> Folder:
+    """All images in `path`, in the order of their names: cropped to the middle square, scaled to `size`, in colour.
+
+    If they lie in subfolders, each subfolder is a class; if they lie in `path` itself, there are no classes and the
+    labels are zero. size: a multiple of 4. Other files are passed over. Raises ValueError if there are no images, some
+    above and some in subfolders, or if any cannot be read (counting and naming them).
+    """
+    from PIL import Image, ImageOps
+
+    root = Path(path)
+    if _validate.count("size", size, 4) % 4:
+        raise ValueError(f"size must be a multiple of 4, got {size}")
+    if not root.is_dir():
+        raise ValueError(f"{root} is not a folder")
+    files = sorted(file for file in root.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
+    if not files:
+        raise ValueError(f"{root} holds no images ({', '.join(sorted(SUFFIXES))})")
+    owners = [file.relative_to(root).parts[0] if file.parent != root else "" for file in files]
+    classes = sorted(set(owners))
+    if "" in classes and len(classes) > 1:
+        raise ValueError(f"{root} holds {owners.count('')} images beside subfolders of images: put them into one too")
+    x, unreadable = torch.empty(len(files), 3, size, size), []
+    for i, file in enumerate(files):
+        try:
+            with Image.open(file) as image:
+                square = ImageOps.fit(image.convert("RGB"), (size, size), Image.Resampling.LANCZOS)
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):  # what Pillow raises on bad files
+            unreadable.append(str(file.relative_to(root)))
+            continue
+        pixels = torch.frombuffer(bytearray(square.tobytes()), dtype=torch.uint8).reshape(size, size, 3)
+        x[i] = pixels.permute(2, 0, 1) / 127.5 - 1
+    if unreadable:
+        more = f" and {len(unreadable) - 10} more" if len(unreadable) > 10 else ""
+        names = ", ".join(unreadable[:10]) + more
+        raise ValueError(f"{len(unreadable)} of {len(files)} images in {root} cannot be read: {names}")
+    y = torch.tensor([classes.index(owner) for owner in owners])
+    return Folder(x, y, [] if classes == [""] else classes)
 
 
 def fetch(name: str) -> Path:
@@ -127,9 +196,10 @@ def fetch(name: str) -> Path:
             raise ValueError(f"{path} is damaged (its sha256 is not the published one): delete it to fetch it again")
         return path
     reasons = []
-    for mirror in MNIST_MIRRORS:
+    above, _, bare = name.rpartition("/")
+    for mirror in MIRRORS[above]:
         try:
-            pooch.retrieve(mirror + name, digest, fname=name, path=path.parent, progressbar=True)
+            pooch.retrieve(mirror + bare, digest, fname=bare, path=path.parent, progressbar=True)
             return path
         except (OSError, ValueError) as error:
             reasons.append(f"{mirror}: {type(error).__name__} {' '.join(str(error).split())[:160]}")

@@ -111,13 +111,21 @@ def loss(ax: Axes, losses: Tensor, window: int = 50) -> None:
 
 
 def images(ax: Axes, x: Tensor, shape: tuple[int, int] = (8, 8), columns: int = 10, title: str = "") -> None:
-    """Tile images x (n, h*w), values in [-1, 1], row by row, `columns` to a row; missing tiles stay white."""
-    x, (h, w) = array(x), shape
-    rows = -(-len(x) // columns)
-    sheet = np.ones((rows * (h + 1), columns * (w + 1)))
-    for i, image in enumerate(x.reshape(-1, h, w)):
+    """Tile images with values in [-1, 1] row by row, `columns` to a row; missing tiles stay white.
+
+    x: grey rows (n, h*w) of `shape` (h, w), or (n, channels, h, w) with one channel (ink on white) or three (colour).
+    """
+    x = array(x)
+    if x.ndim == 2:
+        x = x.reshape(-1, 1, *shape)
+    x = (x.transpose(0, 2, 3, 1).clip(-1, 1) + 1) / 2
+    n, h, w, channels = x.shape
+    if channels == 1:
+        x = 1 - x.repeat(3, 3)
+    sheet = np.ones((-(-n // columns) * (h + 1), columns * (w + 1), 3))
+    for i, image in enumerate(x):
         top, left = i // columns * (h + 1), i % columns * (w + 1)
-        sheet[top : top + h, left : left + w] = -image
-    ax.imshow(sheet, vmin=-1, vmax=1, cmap="gray", interpolation="nearest")
+        sheet[top : top + h, left : left + w] = image
+    ax.imshow(sheet, interpolation="nearest")
     ax.set(title=title)
     ax.axis("off")

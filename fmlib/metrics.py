@@ -103,7 +103,7 @@ def straightness(velocity, x_0: Tensor, *, steps: int = 100, method: str = "rk4"
 
 def _energy(velocity, x_0: Tensor, mean, steps: int, method: str, condition: dict) -> Tensor:
     """int_0^1 ||u_t(X_t) - mean||^2 dt along each trajectory, by a coordinate that grows at this rate."""
-    field = sampling._checked("velocity", velocity, _validate.batch("x_0", x_0), condition)
+    field = sampling.Field(velocity, _validate.batch("x_0", x_0).shape, condition)
 
     def grown(state: Tensor, t: Tensor) -> Tensor:
         u = field(state[:, :-1].reshape(x_0.shape), t).flatten(1)

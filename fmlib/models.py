@@ -1,4 +1,7 @@
-"""Small networks with one call signature, velocity(x, t, **condition): x (batch, dim); t a number, () or (batch,)."""
+"""Small networks with one call signature, velocity(x, t, **condition), t a number, () or (batch,).
+
+`MLP` and `ResidualMLP` take points x (batch, dim), `UNet` images x (batch, channels, height, width).
+"""
 
 import math
 
@@ -40,7 +43,7 @@ class MLP(nn.Module):
         self.layers = nn.Sequential(*layers, nn.Linear(width, dim))
 
     def forward(self, x: Tensor, t: float | Tensor) -> Tensor:
-        _check_input(x, self.config["dim"])
+        _check_input(x, (self.config["dim"],))
         features = self.time(_validate.time(t, x)).expand(len(x), -1)
         return self.layers(torch.cat([x, features], 1))
 
@@ -61,9 +64,7 @@ class ResidualMLP(nn.Module):
     def __init__(self, dim: int, width: int = 192, blocks: int = 4, classes: int | None = None):
         super().__init__()
         self.config = {"dim": dim, "width": width, "blocks": blocks, "classes": classes}
-        self.time = TimeFeatures()
-        self.embed_time = nn.Sequential(nn.Linear(2 * len(self.time.frequencies), width), nn.SiLU())
-        self.embed_label = nn.Embedding(classes, width) if classes else None
+        self.embed = _Embedding(width, classes)
         self.enter = nn.Linear(dim, width)
         self.blocks = nn.ModuleList(_Block(width) for _ in range(blocks))
         self.leave = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, dim))
@@ -71,24 +72,37 @@ class ResidualMLP(nn.Module):
         _zero(self.gain)
 
     def forward(self, x: Tensor, t: float | Tensor, label: Tensor | None = None) -> Tensor:
-        _check_input(x, self.config["dim"])
-        context = self.embed_time(self.time(_validate.time(t, x))).expand(len(x), -1)
-        context = context + self._label_context(x, label)
+        _check_input(x, (self.config["dim"],))
+        context = self.embed(x, t, label)
         h = self.enter(x)
         for block in self.blocks:
             h = block(h, context)
         return self.leave(h) + self.gain(context) * x
 
-    def _label_context(self, x: Tensor, label: Tensor | None):
-        if (label is None) != (self.embed_label is None):
-            need = "needs" if self.embed_label else "takes no"
-            raise ValueError(f"this network has classes={self.config['classes']}, so a call {need} label=")
+
+class _Embedding(nn.Module):
+    """What a network is told besides x: the time and, if it knows `classes`, a label, as a vector (batch, width)."""
+
+    def __init__(self, width: int, classes: int | None):
+        super().__init__()
+        self.time = TimeFeatures()
+        self.layers = nn.Sequential(nn.Linear(2 * len(self.time.frequencies), width), nn.SiLU())
+        self.label = nn.Embedding(classes, width) if classes else None
+
+    def forward(self, x: Tensor, t: float | Tensor, label: Tensor | None) -> Tensor:
+        features = self.time(_validate.time(t, x.flatten(1)))
+        context = self.layers(features).expand(len(x), -1)
+        if (label is None) != (self.label is None):
+            classes = self.label.num_embeddings if self.label else None
+            raise ValueError(
+                f"this network has classes={classes}, so a call {'needs' if classes else 'takes no'} label="
+            )
         if label is None:
-            return 0.0
-        _validate.labels("label", label, self.config["classes"])
+            return context
+        _validate.labels("label", label, self.label.num_embeddings)
         if len(label) != len(x):
             raise ValueError(f"label must have shape ({len(x)},), got {tuple(label.shape)}")
-        return self.embed_label(label)
+        return context + self.label(label)
 
 
 class _Block(nn.Module):
@@ -105,14 +119,103 @@ class _Block(nn.Module):
         return h + self.leave(nn.functional.silu(self.enter(inner)))
 
 
-def _zero(layer: nn.Linear) -> None:
+class UNet(nn.Module):
+    """A small network for images: convolutions at three scales, with shortcuts between equal ones.
+
+    (Ronneberger et al. 2015, "U-Net".) Each block is scaled and shifted by an embedding of the time and, if given, a
+    label; attention joins the pixels of the coarsest scale; the output adds a gain times x, as in `ResidualMLP`.
+    shape: (channels, height, width), height and width multiples of 4. width: channels at the finest scale, a multiple
+    of 8. With `classes`, calls need `label`: integers of shape (batch,).
+
+    >>> UNet(shape=(1, 28, 28), width=8, classes=10)(torch.zeros(2, 1, 28, 28), 0.5, label=torch.tensor([3, 4])).shape
+    torch.Size([2, 1, 28, 28])
+    """
+
+    def __init__(self, shape: tuple[int, int, int], width: int = 32, classes: int | None = None):
+        super().__init__()
+        channels, *sides = shape
+        if len(sides) != 2 or any(side % 4 or side < 4 for side in sides) or width % 8 or width < 8:
+            raise ValueError(f"need shape (channels, 4 m, 4 n) and a width of 8 k, got {tuple(shape)} and {width}")
+        self.config = {"shape": list(shape), "width": width, "classes": classes}
+        self.embed = _Embedding(4 * width, classes)
+        fine, middle, coarse = width, 2 * width, 4 * width
+        self.enter = nn.Conv2d(channels, fine, 3, padding=1)
+        self.down_1 = _ImageBlock(fine, fine, coarse)
+        self.shrink_1 = nn.Conv2d(fine, fine, 3, stride=2, padding=1)
+        self.down_2 = _ImageBlock(fine, middle, coarse)
+        self.shrink_2 = nn.Conv2d(middle, middle, 3, stride=2, padding=1)
+        self.bottom_1 = _ImageBlock(middle, coarse, coarse)
+        self.attention = _Attention(coarse)
+        self.bottom_2 = _ImageBlock(coarse, coarse, coarse)
+        self.grow_2 = nn.Conv2d(coarse, middle, 3, padding=1)
+        self.up_2 = _ImageBlock(2 * middle, middle, coarse)
+        self.grow_1 = nn.Conv2d(middle, fine, 3, padding=1)
+        self.up_1 = _ImageBlock(2 * fine, fine, coarse)
+        self.leave = nn.Sequential(nn.GroupNorm(8, fine), nn.SiLU(), nn.Conv2d(fine, channels, 3, padding=1))
+        self.gain = nn.Linear(coarse, channels)
+        _zero(self.gain)
+
+    def forward(self, x: Tensor, t: float | Tensor, label: Tensor | None = None) -> Tensor:
+        _check_input(x, tuple(self.config["shape"]))
+        context = self.embed(x, t, label)
+        fine = self.down_1(self.enter(x), context)
+        middle = self.down_2(self.shrink_1(fine), context)
+        h = self.bottom_1(self.shrink_2(middle), context)
+        h = self.bottom_2(self.attention(h), context)
+        h = self.up_2(torch.cat([self.grow_2(_doubled(h)), middle], 1), context)
+        h = self.up_1(torch.cat([self.grow_1(_doubled(h)), fine], 1), context)
+        return self.leave(h) + self.gain(context)[:, :, None, None] * x
+
+
+class _ImageBlock(nn.Module):
+    """h <- s(h) + conv(silu(norm(conv(silu(norm(h)))) (1 + a) + b)), with a 1x1 shortcut s where channels differ."""
+
+    def __init__(self, channels: int, out: int, context: int):
+        super().__init__()
+        self.norm_1, self.norm_2 = nn.GroupNorm(8, channels), nn.GroupNorm(8, out)
+        self.conv_1, self.conv_2 = nn.Conv2d(channels, out, 3, padding=1), nn.Conv2d(out, out, 3, padding=1)
+        self.modulate = nn.Linear(context, 2 * out)
+        self.shortcut = nn.Identity() if channels == out else nn.Conv2d(channels, out, 1)
+        _zero(self.conv_2)
+
+    def forward(self, h: Tensor, context: Tensor) -> Tensor:
+        scale, shift = self.modulate(context)[:, :, None, None].chunk(2, 1)
+        inner = self.conv_1(nn.functional.silu(self.norm_1(h)))
+        inner = self.norm_2(inner) * (1 + scale) + shift
+        return self.shortcut(h) + self.conv_2(nn.functional.silu(inner))
+
+
+class _Attention(nn.Module):
+    """h <- h + W softmax(q k^T / sqrt(d)) v over the pixels, in heads of d = 32 channels."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.norm, self.enter, self.leave = (
+            nn.GroupNorm(8, channels),
+            nn.Conv2d(channels, 3 * channels, 1),
+            nn.Conv2d(channels, channels, 1),
+        )
+        _zero(self.leave)
+
+    def forward(self, h: Tensor) -> Tensor:
+        heads = h.shape[1] // 32
+        q, k, v = self.enter(self.norm(h)).flatten(2).unflatten(1, (3, heads, 32)).transpose(-1, -2).unbind(1)
+        mixed = nn.functional.scaled_dot_product_attention(q, k, v)
+        return h + self.leave(mixed.transpose(-1, -2).flatten(1, 2).reshape(h.shape))
+
+
+def _doubled(h: Tensor) -> Tensor:
+    return nn.functional.interpolate(h, scale_factor=2.0, mode="nearest")
+
+
+def _zero(layer: nn.Linear | nn.Conv2d) -> None:
     nn.init.zeros_(layer.weight)
     nn.init.zeros_(layer.bias)
 
 
-def _check_input(x: Tensor, dim: int) -> None:
-    if x.ndim != 2 or x.shape[1] != dim:
-        raise ValueError(f"x must have shape (batch, {dim}), got {tuple(x.shape)}")
+def _check_input(x: Tensor, shape: tuple[int, ...]) -> None:
+    if x.shape[1:] != shape:
+        raise ValueError(f"x must have shape (batch, {', '.join(map(str, shape))}), got {tuple(x.shape)}")
 
 
 def parameter_count(model: nn.Module) -> int:

@@ -45,23 +45,65 @@ def rk4(velocity: Velocity, x: Tensor, t: Tensor, s: Tensor) -> Tensor:
 
 
 FIXED = {"euler": euler, "midpoint": midpoint, "heun": heun, "rk4": rk4}
-EVALUATIONS = {"euler": 1, "midpoint": 2, "heun": 2, "rk4": 4}
+# What each evaluation within a step contributes to the step: x <- x + h sum_j w_j u_j
+WEIGHTS = {"euler": (1.0,), "midpoint": (0.0, 1.0), "heun": (0.5, 0.5), "rk4": (1 / 6, 1 / 3, 1 / 3, 1 / 6)}
+EVALUATIONS = {name: len(weights) for name, weights in WEIGHTS.items()}
 ADAPTIVE = ("dopri5", "dopri8", "bosh3", "adaptive_heun")
 
 
-def solve(velocity: Velocity, x_0: Tensor, times: Tensor, method: str = "midpoint", save: bool = False) -> Tensor:
+def solve(velocity: Velocity, x_0: Tensor, times: Tensor, method: str = "midpoint", every: int | None = None) -> Tensor:
     """Follow dx/dt = velocity(x, t) from times[0] to times[-1], one step between neighbours.
 
-    times: (steps + 1,). Returns the end point, or with save=True all points, shape (steps + 1, *x_0.shape).
+    times: (steps + 1,). Returns the end point, or every `every`-th point with both ends, (steps // every + 1,
+    *x_0.shape).
     """
     step = FIXED[_validate.choice("method", method, FIXED)]
-    x, points = x_0, [x_0]
-    moments = times.unbind()
-    for t, s in zip(moments[:-1], moments[1:], strict=True):
+    x, points, moments = x_0, [x_0], times.unbind()
+    for k, (t, s) in enumerate(zip(moments[:-1], moments[1:], strict=True), 1):
         x = step(velocity, x, t, s)
-        if save:
+        if every and k % every == 0:
             points.append(x)
-    return torch.stack(points) if save else x
+    return torch.stack(points) if every else x
+
+
+def solve_graphed(
+    velocity: Velocity, x_0: Tensor, times: Tensor, method: str = "midpoint", every: int | None = None, record=None
+) -> Tensor:
+    """`solve`, with one step recorded as a CUDA graph and replayed: no Python and no launch between its kernels.
+
+    The step reads and writes the same tensors each time. record: (advance) -> a function that repeats it; by default
+    `cuda_graph`. Only for a velocity that does the same work at every time.
+    """
+    step = FIXED[_validate.choice("method", method, FIXED)]
+    x, t, s = x_0.clone(), times[0].clone(), times[1].clone()
+
+    def advance():
+        x.copy_(step(velocity, x, t, s))
+
+    replay = (record or cuda_graph)(advance)
+    x.copy_(x_0)  # recording may have moved it
+    points = [x_0]
+    for k in range(1, len(times)):
+        t.copy_(times[k - 1])
+        s.copy_(times[k])
+        replay()
+        if every and k % every == 0:
+            points.append(x.clone())
+    return torch.stack(points) if every else x
+
+
+def cuda_graph(advance: Callable[[], None]) -> Callable[[], None]:
+    """Record the kernels of `advance` and return a function that launches them all at once."""
+    side = torch.cuda.Stream()  # kernels are chosen and buffers made on the first calls, which no graph may hold
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        for _ in range(2):
+            advance()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        advance()
+    return graph.replay
 
 
 def solve_adaptive(
@@ -99,7 +141,7 @@ def euler_maruyama(
     times: Tensor,
     noise: float | Callable[[Tensor], Tensor] = 1.0,
     generator: torch.Generator | None = None,
-    save: bool = False,
+    every: int | None = None,
 ) -> Tensor:
     """Follow dX = (u_t(X) + g_t^2 / 2 grad log p_t(X)) dt + g_t dW, which has the marginals p_t of the flow u_t.
 
@@ -109,12 +151,11 @@ def euler_maruyama(
     """
     if not bool((times.diff() > 0).all()):
         raise ValueError("times must increase: the score correction holds for time running forward")
-    x, points = x_0, [x_0]
-    moments = times.unbind()
-    for t, s in zip(moments[:-1], moments[1:], strict=True):
+    x, points, moments = x_0, [x_0], times.unbind()
+    for k, (t, s) in enumerate(zip(moments[:-1], moments[1:], strict=True), 1):
         g, h = (noise(t) if callable(noise) else noise), s - t
         kick = torch.randn(x.shape, dtype=x.dtype, device=x.device, generator=generator)
         x = x + h * (velocity(x, t) + g**2 / 2 * score(x, t)) + g * h.sqrt() * kick
-        if save:
+        if every and k % every == 0:
             points.append(x)
-    return torch.stack(points) if save else x
+    return torch.stack(points) if every else x

@@ -2,19 +2,25 @@
 
 import copy
 import math
+import re
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from fmlib import _validate
-from fmlib.couplings import Independent, Paired
+from fmlib import _validate, batches, checkpoints, devices
+from fmlib.batches import Law
+from fmlib.couplings import Independent
 from fmlib.paths import AffinePath
 
-Law = Tensor | Callable[..., Tensor]
+CHECKED = 100  # steps between two looks at the loss: each look waits for the device
 
 
 class Fit(NamedTuple):
@@ -22,18 +28,6 @@ class Fit(NamedTuple):
 
     model: nn.Module
     losses: Tensor
-
-
-def device_of(name: str = "auto") -> torch.device:
-    """The device called `name`; 'auto' takes a GPU (CUDA, then Apple's) where there is one, else the CPU."""
-    if name != "auto":
-        try:
-            return torch.empty(0, device=name).device
-        except (RuntimeError, AssertionError, ImportError) as error:
-            raise ValueError(f"device {name!r} cannot be used here: {str(error).splitlines()[0][:160]}") from None
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 
 def fit(
@@ -47,11 +41,21 @@ def fit(
     steps: int = 1000,
     batch_size: int = 256,
     learning_rate: float = 2e-3,
+    warmup: int = 0,
+    clip: float | None = None,
+    accumulate: int = 1,
     ema: float = 0.999,
+    precision: str = "float32",
+    compile: bool = False,
     seed: int = 0,
     device: str = "auto",
     progress: bool = True,
     on_step: Callable[[int, nn.Module], None] | None = None,
+    checkpoint: str | Path | None = None,
+    checkpoint_every: int = 1000,
+    keep: int = 2,
+    resume: bool = False,
+    about: dict | None = None,
 ) -> Fit:
     """Minimise the conditional flow matching loss E ||u_theta(X_t, t) - d/dt X_t||^2, t ~ U[0, 1].
 
@@ -61,102 +65,199 @@ def fit(
 
     target: data (N, *dims), or a sampler (n, generator=) -> (n, *dims). source: likewise; default N(0, I).
     labels: integers (N,), passed to the network as label=. coupling: pairs each batch (`Paired` draws the same rows of
-    source and target data). path: an `AffinePath`. learning_rate: of Adam, decaying to zero along a half cosine.
-    ema: decay of the weight average in [0, 1), reached gradually. seed: of every draw made here; the network's
-    initial weights are the caller's. on_step: called with the steps done and the averaged network.
-    Raises TypeError or ValueError for bad data or options, and FloatingPointError if the loss is not finite.
+    source and target data); any but these two is computed ahead, in a thread of its own. path: an `AffinePath`.
+    learning_rate: of Adam, rising linearly over the first `warmup` steps and decaying to zero along a half cosine.
+    clip: largest norm of the gradient. accumulate: parts in which a batch passes the network, to save memory.
+    ema: decay of the weight average in [0, 1), reached gradually; with 0 there is none. precision: 'float32', 'bf16' or
+    'auto' (`devices.precision_of`). compile: let torch.compile rewrite the network.
+    seed: of every draw made here; the draws of a step depend on the seed and the step alone. The network's initial
+    weights are the caller's. on_step: called with the steps done and the averaged network.
+
+    checkpoint: a folder for checkpoints, every `checkpoint_every` steps and at the end; the newest `keep` stay. With
+    `resume`, training goes on from the newest one there, if any, and ends with the weights that it would have had
+    without the interruption, bit for bit on a CPU. about: JSON values to store with it. Under torchrun every process
+    takes its share of each batch and the first one writes the checkpoints; `coupling` pairs each share on its own.
+
+    Raises TypeError or ValueError for bad data or options, for a checkpoint of other options (naming them), and for a
+    folder that a live run holds; FloatingPointError if the loss is not finite; OSError if the disk is full. In all of
+    these cases the last checkpoint stays whole.
+
+    >>> from fmlib import datasets, models
+    >>> fit(models.MLP(dim=2), datasets.moons, steps=3, device="cpu").losses.shape
+    torch.Size([3])
     """
-    for name, value in [("steps", steps), ("batch_size", batch_size)]:
+    place, world = devices.device_of(device), devices.processes()
+    counts = {"steps": steps, "batch_size": batch_size, "accumulate": accumulate}
+    for name, value in (counts | {"checkpoint_every": checkpoint_every, "keep": keep}).items():
         _validate.count(name, value)
-    if not 0 <= ema < 1:
-        raise ValueError(f"ema must lie in [0, 1), got {ema}")
-    if not 0 < learning_rate < math.inf:
-        raise ValueError(f"learning_rate must be positive, got {learning_rate}")
-    place = device_of(device)
-    generator = torch.Generator(place).manual_seed(seed)
-    draw = _batches(target, source, labels, coupling, batch_size, generator, place)
+    _check_rates(learning_rate, warmup, clip, ema)
+    if batch_size % (world.size * accumulate):
+        raise ValueError(f"batch_size {batch_size} must be a multiple of {world.size} processes x {accumulate} parts")
+    dtype = devices.precision_of(precision, place)
+    draw = batches.drawing(target, source, labels, coupling, batch_size, seed, place, world)
+    rates = {"learning_rate": learning_rate, "warmup": warmup, "clip": clip, "ema": ema}
+    things = {
+        "coupling": coupling,
+        "path": path,
+        "network": model,
+        "target": target,
+        "source": source,
+        "labels": labels,
+    }
+    options = counts | rates | {"precision": precision, "seed": seed}
+    options |= {name: _named(thing) for name, thing in things.items()}
 
     model = model.to(place).train()
     averaged = copy.deepcopy(model).eval().requires_grad_(False)
     optimizer = torch.optim.Adam(model.parameters(), learning_rate, fused=True)
-    decay = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     losses = torch.zeros(steps, device=place)
-    bar = tqdm(range(steps), disable=_silent(progress), leave=False, desc="fit", mininterval=0.5)
-    for step in bar:
-        x_0, x_1, condition = draw()
-        t = torch.rand(len(x_1), generator=generator, device=place, dtype=x_1.dtype)
-        point = path.sample(x_0, x_1, t)
-        prediction = model(point.x_t, t, **condition)
-        if prediction.shape != point.velocity.shape:  # would be broadcast silently
-            expected = tuple(point.velocity.shape)
-            raise ValueError(f"model must return a tensor of shape {expected}, got {tuple(prediction.shape)}")
-        loss = (prediction - point.velocity).square().mean()
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        decay.step()
-        losses[step] = loss.detach()
-        _average(averaged, model, min(ema, (1 + step) / (10 + step)))
-        if (step + 1) % 100 == 0 or step + 1 == steps:
-            _stop_unless_finite(losses[: step + 1], step, bar)
-        if on_step is not None:
-            on_step(step + 1, averaged)
+    writes = checkpoint is not None and world.rank == 0
+    run = _Run(model, averaged, optimizer, losses, options, about or {}, checkpoint)
+    with checkpoints.locked(checkpoint) if writes else nullcontext():
+        start = run.restore() if resume and checkpoint is not None else 0
+        network, checked = _wrapped(model, place, world, compile), start
+        kept = keep if start else 1  # a new run replaces what an old one left
+        with _bar(start, steps, batch_size, progress and world.rank == 0) as bar:
+            for step, batch in enumerate(batches.ahead(draw, start, steps, coupling, place), start):
+                for group in optimizer.param_groups:
+                    group["lr"] = learning_rate * _decay(step, steps, warmup)
+                optimizer.zero_grad()
+                parts = [batch] if accumulate == 1 else batch.parts(accumulate)
+                for part in parts:
+                    with network.no_sync() if world.size > 1 and part is not parts[-1] else nullcontext():
+                        loss = _loss(network, path, part, dtype) / accumulate
+                        loss.backward()
+                    losses[step] += loss.detach()
+                if clip is not None:
+                    nn.utils.clip_grad_norm_(model.parameters(), clip)
+                optimizer.step()
+                _average(averaged, model, min(ema, (1 + step) / (10 + step)))
+                bar.update()
+                done = step + 1
+                due = checkpoint is not None and (done % checkpoint_every == 0 or done == steps)
+                if due or done % CHECKED == 0 or done == steps:
+                    _stop_unless_finite(losses[checked:done], checked, optimizer, world)
+                    checked = done
+                    bar.set_postfix(loss=f"{losses[max(0, done - CHECKED) : done].mean():.3f}", refresh=False)
+                if due and writes:
+                    run.save(done, kept)
+                    kept = keep
+                if on_step is not None:
+                    on_step(done, averaged)
     return Fit(averaged, losses.cpu())
 
 
-def _silent(progress: bool) -> bool | None:
-    """What tqdm calls `disable`: in a notebook show the bar; elsewhere only if the output is a terminal (None)."""
-    return not progress if "ipykernel" in sys.modules else (None if progress else True)
+def _check_rates(learning_rate: float, warmup: int, clip: float | None, ema: float) -> None:
+    _validate.count("warmup", warmup, 0)
+    if not 0 <= ema < 1:
+        raise ValueError(f"ema must lie in [0, 1), got {ema}")
+    _validate.positive("learning_rate", learning_rate)
+    if clip is not None:
+        _validate.positive("clip", clip)
+
+
+def _decay(step: int, steps: int, warmup: int) -> float:
+    """What the learning rate is multiplied with: a linear rise, then a half cosine to zero."""
+    return min(1.0, (step + 1) / (warmup + 1)) * (1 + math.cos(math.pi * step / steps)) / 2
+
+
+def _loss(network, path: AffinePath, batch: batches.Batch, dtype: torch.dtype | None) -> Tensor:
+    """The mean over rows and coordinates of (u_theta(x_t, t) - velocity)^2."""
+    point = path.sample(batch.x_0, batch.x_1, batch.t)
+    with torch.autocast(point.x_t.device.type, dtype) if dtype else nullcontext():
+        prediction = network(point.x_t, batch.t, **batch.condition)
+    if prediction.shape != point.velocity.shape:  # would be broadcast silently
+        expected = tuple(point.velocity.shape)
+        raise ValueError(f"model must return a tensor of shape {expected}, got {tuple(prediction.shape)}")
+    return (prediction.to(point.velocity.dtype) - point.velocity).square().mean()
 
 
 def _average(averaged: nn.Module, model: nn.Module, decay: float) -> None:
     with torch.no_grad():
         torch._foreach_lerp_(list(averaged.parameters()), list(model.parameters()), 1 - decay)
+        for mine, theirs in zip(averaged.buffers(), model.buffers(), strict=True):
+            mine.copy_(theirs)
 
 
-def _stop_unless_finite(losses: Tensor, step: int, bar) -> None:
-    recent = losses[-100:].mean().item()
-    if not math.isfinite(recent):
-        first = int((~losses.isfinite()).nonzero()[0])
-        raise FloatingPointError(f"the loss became {losses[first].item()} at step {first}; try a lower learning_rate")
-    bar.set_postfix(loss=f"{recent:.3f}")
+def _stop_unless_finite(new: Tensor, start: int, optimizer, world: devices.Processes) -> None:
+    """Make `new`, the losses since step `start`, those of all processes; FloatingPointError if one is not finite."""
+    if world.size > 1:
+        dist.all_reduce(new)
+        new /= world.size
+    if not new.isfinite().all():
+        first = int((~new.isfinite()).nonzero()[0])
+        rate = optimizer.param_groups[0]["lr"]
+        raise FloatingPointError(
+            f"the loss became {new[first].item()} at step {start + first}, near learning rate {rate:.3g}: try a lower "
+            "one; the last checkpoint, if any, is from before"
+        )
 
 
-def _batches(target, source, labels, coupling, batch_size, generator, place):
-    """Check the data, put it on the device, and return a function that draws one coupled batch."""
-    target = _on_device("target", target, place)
-    source = _on_device("source", source, place)
-    if labels is not None:
-        if not isinstance(target, Tensor):
-            raise ValueError("labels need target data, not a sampler")
-        if len(_validate.labels("labels", labels, 2**31)) != len(target):
-            raise ValueError(f"labels and target must have one length, got {len(labels)} and {len(target)}")
-        labels = labels.to(place)
-    if isinstance(coupling, Paired):
-        if not (isinstance(source, Tensor) and isinstance(target, Tensor) and len(source) == len(target)):
-            raise ValueError("Paired() needs source and target data of one length")
-
-    def rows(law, picked):
-        return law[picked] if isinstance(law, Tensor) else law(batch_size, generator=generator).to(place)
-
-    def pick(law):
-        n = len(law) if isinstance(law, Tensor) else 1
-        return torch.randint(n, (batch_size,), generator=generator, device=place)
-
-    def draw():
-        picked = pick(target)
-        x_1 = rows(target, picked)
-        if source is None:
-            x_0 = torch.randn(x_1.shape, generator=generator, device=place, dtype=x_1.dtype)
-        else:
-            x_0 = rows(source, picked if isinstance(coupling, Paired) else pick(source))
-        x_0, x_1 = coupling(x_0, x_1, generator=generator)
-        return x_0, x_1, {} if labels is None else {"label": labels[picked]}
-
-    return draw
+def _bar(start: int, steps: int, batch_size: int, wanted: bool) -> tqdm:
+    """A progress bar over samples: in a notebook if wanted; elsewhere only if the output is a terminal, too."""
+    quiet = not wanted if "ipykernel" in sys.modules else (None if wanted else True)
+    scale = {"unit": "sample", "unit_scale": batch_size}
+    return tqdm(desc="fit", initial=start, total=steps, disable=quiet, leave=False, mininterval=0.5, **scale)
 
 
-def _on_device(name: str, law: Law | None, place: torch.device):
-    if law is None or (callable(law) and not isinstance(law, Tensor)):
-        return law
-    return _validate.batch(name, law).to(place)
+def _wrapped(model: nn.Module, place: torch.device, world: devices.Processes, compiled: bool) -> nn.Module:
+    network = model
+    if world.size > 1:
+        network = nn.parallel.DistributedDataParallel(model, [place] if place.type == "cuda" else None)
+    return torch.compile(network) if compiled else network
+
+
+@dataclass(frozen=True)
+class _Run:
+    """What a run needs to go on after an interruption."""
+
+    model: nn.Module
+    averaged: nn.Module
+    optimizer: torch.optim.Optimizer
+    losses: Tensor
+    options: dict
+    about: dict
+    folder: str | Path | None
+
+    def save(self, done: int, keep: int) -> None:
+        state = {f"model.{name}": value for name, value in self.model.state_dict().items()}
+        state |= checkpoints.flatten_optimizer(self.optimizer)
+        state |= {"losses": self.losses[:done], "random": torch.get_rng_state()}
+        if self.losses.is_cuda:
+            state["random.cuda"] = torch.cuda.get_rng_state(self.losses.device)
+        about = self.about | {"steps": done, "training": self.options}
+        checkpoints.save(self.folder, self.averaged, state=state, keep=keep, **about)
+
+    def restore(self) -> int:
+        """Put everything back as it was in the newest checkpoint, if there is one; return the steps done."""
+        if not (Path(self.folder) / checkpoints.LATEST).exists():
+            return 0
+        weights, state, record = checkpoints.read(self.folder)
+        if "training" not in record["about"] or "losses" not in state:
+            raise ValueError(f"{self.folder} holds a checkpoint without training state: it cannot be resumed")
+        there, here = record["about"] | record["about"]["training"], self.about | self.options
+        names = [name for name, value in here.items() if there.get(name) != value]
+        if names:
+            differing = "; ".join(f"{name} was {there.get(name)!r}, is {here[name]!r}" for name in names)
+            raise ValueError(f"{self.folder} holds a run of other options: {differing}")
+        self.averaged.load_state_dict(weights)
+        prefix = "model."
+        mine = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+        self.model.load_state_dict(mine)
+        checkpoints.unflatten_optimizer(self.optimizer, state)
+        self.losses[: len(state["losses"])] = state["losses"].to(self.losses)
+        torch.set_rng_state(state["random"])
+        if "random.cuda" in state and self.losses.is_cuda:
+            torch.cuda.set_rng_state(state["random.cuda"], self.losses.device)
+        return len(state["losses"])
+
+
+def _named(thing) -> str:
+    """A description that is the same in another process: no addresses."""
+    if thing is None:
+        return "none"
+    if isinstance(thing, Tensor):
+        return f"{tuple(thing.shape)} {thing.dtype}".replace("torch.", "")
+    if isinstance(thing, nn.Module):
+        return f"{type(thing).__name__} {getattr(thing, 'config', '')}".strip()
+    return re.sub(r" at 0x\w+", "", getattr(thing, "__qualname__", repr(thing)))

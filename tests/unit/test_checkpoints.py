@@ -208,7 +208,10 @@ DAMAGE = {
         lambda run: (run / "checkpoint.json").write_text('{"format": "fmlib checkpoint 1", "network": "MLP"}'),
         "checkpoint.json lacks about, config, sha256, weights",
     ),
-    "unknown network": (lambda run: edit(run, network="UNet"), "unknown network 'UNet'; known: MLP, ResidualMLP"),
+    "unknown network": (
+        lambda run: edit(run, network="Net"),
+        "unknown network 'Net'; known: MLP, ResidualMLP, UNet; give model=",
+    ),
     "network list": (lambda run: edit(run, network=["MLP"]), "unknown network"),
     "other network": (lambda run: edit(run, network="MLP"), "checkpoint.json: the weights do not fit a MLP"),
     "other width": (lambda run: edit(run, config={**CONFIG, "width": 8}), "json: the weights do not fit"),
@@ -216,7 +219,7 @@ DAMAGE = {
     "config of words": (lambda run: edit(run, config={**CONFIG, "dim": "two"}), "json: the weights do not fit"),
     "negative config": (lambda run: edit(run, config={**CONFIG, "width": -4}), "json: the weights do not fit"),
     "no config": (lambda run: edit(run, config=None), "json: the weights do not fit"),
-    "foreign weights": (lambda run: foreign_weights(run, b"not safetensors"), "json: the weights do not fit"),
+    "foreign weights": (lambda run: foreign_weights(run, b"not safetensors"), "weights-.* is no safetensors file"),
 }
 
 
@@ -243,11 +246,127 @@ def test_no_folder(folder, tmp_path):
         checkpoints.load(tmp_path / folder)
 
 
-def test_a_network_that_could_not_be_loaded_again_is_not_saved(tmp_path):
-    class Own(MLP):
-        pass
+class Own(MLP):
+    """A network of somebody else's."""
 
-    for model in (torch.nn.Linear(2, 2), Own(2)):
-        with pytest.raises(TypeError, match=f"model must be one of MLP, ResidualMLP, got {type(model).__name__}"):
-            checkpoints.save(tmp_path / "run", model)
-    assert not (tmp_path / "run").exists()
+
+def test_a_network_of_an_unknown_class_is_loaded_into_one_like_it(tmp_path):
+    saved = Own(2, 4, 1)
+    checkpoints.save(tmp_path, saved, steps=3)
+    with pytest.raises(ValueError, match="unknown network 'Own'; known: .*; give model=") as error:
+        checkpoints.load(tmp_path)
+    assert one_sentence(error)
+    loaded, about = checkpoints.load(tmp_path, model=Own(2, 4, 1))
+    assert same(loaded, saved) and isinstance(loaded, Own) and about == {"steps": 3}
+    with pytest.raises(ValueError, match="the weights do not fit a Linear"):
+        checkpoints.load(tmp_path, model=torch.nn.Linear(2, 2))
+
+
+# Several checkpoints in one folder
+
+
+def test_the_newest_stay_and_each_can_be_loaded(tmp_path):
+    for number in range(1, 6):
+        checkpoints.save(tmp_path, network(number), keep=3, steps=100 * number)
+    assert same(checkpoints.load(tmp_path)[0], network(5))
+    assert [p.name for p in sorted(tmp_path.glob("*.json"))] == [
+        "checkpoint-00000300.json",
+        "checkpoint-00000400.json",
+        "checkpoint.json",
+    ]
+    for number in (3, 4):
+        loaded, about = checkpoints.load(tmp_path, steps=100 * number)
+        assert same(loaded, network(number)) and about == {"steps": 100 * number}
+    with pytest.raises(ValueError, match="checkpoint-00000100.json is missing"):
+        checkpoints.load(tmp_path, steps=100)
+    assert len(list(tmp_path.glob("weights-*"))) == 3
+    checkpoints.save(tmp_path, network(6), keep=1, steps=600)
+    assert names(tmp_path) == ["checkpoint.json", "weights"]
+
+
+def test_a_damaged_newest_checkpoint_points_to_the_older_ones(tmp_path):
+    for number in (1, 2):
+        checkpoints.save(tmp_path, network(number), keep=2, steps=number)
+    cut(tmp_path / json.loads((tmp_path / "checkpoint.json").read_text())["weights"], 0.5)
+    with pytest.raises(ValueError, match="damaged or truncated.*; older checkpoints, by steps: 1$") as error:
+        checkpoints.load(tmp_path)
+    assert one_sentence(error) and same(checkpoints.load(tmp_path, steps=1)[0], network(1))
+
+
+def test_state_travels_with_the_weights_and_its_damage_is_seen(tmp_path):
+    state = {"a.b": torch.arange(5), "random": torch.get_rng_state(), "scalar": torch.tensor(2.5)}
+    checkpoints.save(tmp_path, network(1), state=state)
+    back = checkpoints.read(tmp_path).state
+    assert back.keys() == state.keys() and all(torch.equal(back[name], state[name]) for name in state)
+    flip(next(tmp_path.glob("state-*")))
+    with pytest.raises(ValueError, match="state-.* is damaged or truncated") as error:
+        checkpoints.read(tmp_path)
+    assert one_sentence(error)
+
+
+def test_annotate_adds_and_keeps_the_rest(run):
+    checkpoints.annotate(run, metrics={"distance": 0.5})
+    loaded, about = checkpoints.load(run)
+    assert same(loaded, network(1)) and about == {"seed": 1, "metrics": {"distance": 0.5}}
+
+
+def test_the_state_of_an_optimizer_survives_the_disk(tmp_path):
+    """Two steps, a round trip, a third step: as three steps without the trip."""
+    results = []
+    for trip in (False, True):
+        model = network(1)
+        optimizer = torch.optim.Adam(model.parameters(), 0.1)
+        for step in range(3):
+            if trip and step == 2:
+                checkpoints.save(tmp_path, model, state=checkpoints.flatten_optimizer(optimizer))
+                model = checkpoints.load(tmp_path)[0]
+                optimizer = torch.optim.Adam(model.parameters(), 0.1)
+                checkpoints.unflatten_optimizer(optimizer, checkpoints.read(tmp_path).state)
+            optimizer.zero_grad()
+            model(torch.ones(3, 2), 0.5, label=torch.arange(3)).square().sum().backward()
+            optimizer.step()
+        results.append(model)
+    assert same(*results)
+
+
+# Locks and full disks
+
+
+def test_a_folder_in_use_is_refused_with_owner_and_time(tmp_path):
+    code = "import sys, fmlib; fmlib.checkpoints.locked(sys.argv[1]).__enter__(); print(1, flush=True); input()"
+    child = subprocess.Popen(
+        [sys.executable, "-c", code, tmp_path], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert child.stdout.readline() == "1\n"
+    with pytest.raises(
+        ValueError, match=rf"in use by a live run \(.+ on .+, process {child.pid}, since 20\d\d-"
+    ) as error:
+        with checkpoints.locked(tmp_path):
+            pass
+    assert one_sentence(error)
+    child.kill()  # by SIGKILL: the system lets go
+    child.communicate()
+    with checkpoints.locked(tmp_path):
+        assert json.loads((tmp_path / ".owner.json").read_text())["pid"] != child.pid
+    assert not (tmp_path / ".owner.json").exists()
+
+
+def test_a_full_disk_leaves_the_old_checkpoint_and_says_what_to_free(tmp_path):
+    """The system itself refuses to write more than 64 kB to a file, in a child process."""
+    checkpoints.save(tmp_path, network(1), seed=1)
+    code = """if True:
+        import resource, signal, sys
+        from fmlib import checkpoints
+        from fmlib.models import MLP
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2**16, 2**16))
+        try:
+            checkpoints.save(sys.argv[1], MLP(2, 512, 4))
+        except OSError as error:
+            print(error)
+    """
+    run = subprocess.run([sys.executable, "-c", code, tmp_path], capture_output=True, text=True)
+    size = sum(p.numel() * 4 for p in MLP(2, 512, 4).parameters()) / 1e6
+    expected = f"disk full while saving to {tmp_path}: free at least {size:.0f} MB; the checkpoint before it is whole"
+    assert run.stdout.strip() == expected, run.stderr
+    assert same(checkpoints.load(tmp_path)[0], network(1)) and names(tmp_path) == ["checkpoint.json", "weights"]

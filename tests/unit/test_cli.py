@@ -1,17 +1,18 @@
 """`python -m fmlib`, mostly inside this process; one child process is interrupted as by Ctrl-C."""
 
-import hashlib
 import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from functools import partialmethod
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from helpers import SHARED_DATA
 from PIL import Image
 
 import fmlib
@@ -29,9 +30,7 @@ def outside_a_notebook(monkeypatch):
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory) -> Path:
     """A folder with the checkpoint of a small network of the kind that `train` makes."""
-    folder = tmp_path_factory.mktemp("cli") / "runs" / "digits"
-    checkpoints.save(folder, ResidualMLP(64, 16, 1, classes=10))
-    return folder
+    return digits_run(tmp_path_factory.mktemp("cli") / "runs" / "digits", ResidualMLP(64, 16, 1, classes=10))
 
 
 @pytest.fixture
@@ -42,9 +41,14 @@ def cheap(monkeypatch):
     monkeypatch.setattr(cli, "draw", lambda model, labels, seed: torch.zeros(len(labels), 64))
 
 
+def digits_run(folder: Path, model: torch.nn.Module) -> Path:
+    """A checkpoint like those of `train digits`."""
+    checkpoints.save(folder, model, data="digits", classes=[str(label) for label in range(10)])
+    return folder
+
+
 def weights_sha(folder: Path) -> str:
-    (weights,) = folder.glob("weights-*.safetensors")
-    return hashlib.sha256(weights.read_bytes()).hexdigest()
+    return checkpoints.read(folder).record["sha256"]
 
 
 def size(picture: Path) -> tuple[int, int]:
@@ -53,7 +57,7 @@ def size(picture: Path) -> tuple[int, int]:
 
 
 def names(folder: Path) -> list[str]:
-    return sorted(path.name.partition("-")[0] for path in folder.iterdir())
+    return sorted(path.name.partition("-")[0] for path in folder.iterdir() if path.name != ".lock")
 
 
 # Train
@@ -63,13 +67,13 @@ def test_train_writes_a_checkpoint_and_a_picture_and_prints_its_scores(tmp_path,
     run = ["train", "digits", "--out", str(tmp_path), "--steps", "4", "--seed", "5", "--device", "cpu"]
     assert cli.main(run) == 0
     out, err = capsys.readouterr()
-    assert names(tmp_path) == ["checkpoint.json", "samples.png", "weights"]
+    assert names(tmp_path) == ["checkpoint.json", "samples.png", "state", "weights"]
     model, about = checkpoints.load(tmp_path)
     assert isinstance(model, ResidualMLP) and (about["data"], about["steps"], about["seed"]) == ("digits", 4, 5)
     printed = {name: float(value) for name, value in re.findall(r"^([a-z ]+): (\d+\.\d+)$", out, re.MULTILINE)}
     stored = {name.replace("_", " "): value for name, value in about["metrics"].items()}
     assert printed == pytest.approx(stored, abs=1e-4) and len(stored) == 4
-    assert stored["held out digits recognised"] > 0.95 and stored["energy distance over its floor"] > 2
+    assert stored["held out images recognised"] > 0.95 and stored["energy distance over its floor"] > 2
     assert out.startswith("digits: 1437 images") and "4 steps" in out and str(tmp_path / "samples.png") in out
     assert size(tmp_path / "samples.png") == (900, 480) and err == ""
     assert cli.main(["sample", str(tmp_path), "--n", "2", "--steps", "1", "--out", str(tmp_path / "x.npz")]) == 0
@@ -98,34 +102,65 @@ def test_train_into_a_folder_that_holds_a_run_replaces_it(cheap, tmp_path):
     for steps in ("2", "3"):
         assert cli.main(["train", "digits", "--out", str(tmp_path), "--steps", steps]) == 0
         assert checkpoints.load(tmp_path)[1]["steps"] == int(steps)
-        assert names(tmp_path) == ["checkpoint.json", "samples.png", "weights"]
+        assert names(tmp_path) == ["checkpoint.json", "samples.png", "state", "weights"]
         shas.append(weights_sha(tmp_path))
     assert shas[0] != shas[1]
 
 
-def test_train_saves_on_the_way(cheap, tmp_path, monkeypatch):
-    saved, save = [], checkpoints.save
-    monkeypatch.setattr(cli, "EVERY", 2)
-    monkeypatch.setattr(checkpoints, "save", lambda *args, **kept: saved.append(kept["steps"]) or save(*args, **kept))
-    assert cli.main(["train", "digits", "--out", str(tmp_path), "--steps", "6"]) == 0
-    assert saved == [2, 4, 6]
+def test_train_saves_on_the_way_and_keeps_what_it_is_asked_to(cheap, tmp_path):
+    command = ["train", "digits", "--out", str(tmp_path), "--steps", "7", "--checkpoint-every", "2", "--keep", "3"]
+    assert cli.main(command) == 0
+    assert checkpoints.load(tmp_path)[1]["steps"] == 7
+    assert [p.name for p in sorted(tmp_path.glob("checkpoint-*"))] == [
+        "checkpoint-00000004.json",
+        "checkpoint-00000006.json",
+    ]
+
+
+def test_resume_goes_on_where_the_run_was_killed(cheap, tmp_path):
+    """SIGKILL cannot be caught: whatever is on the disk then must do."""
+    command = ["train", "digits", "--steps", "60", "--device", "cpu", "--checkpoint-every", "10", "--resume"]
+    assert cli.main([*command, "--out", str(tmp_path / "whole")]) == 0
+    slow = "import time; from fmlib import __main__ as cli, training; old = training._average; "
+    slow += "training._average = lambda *a: (time.sleep(0.05), old(*a)); cli.main()"
+    child = subprocess.Popen([sys.executable, "-c", slow, *command, "--out", tmp_path / "killed"])
+    wait_for(tmp_path / "killed" / "checkpoint-00000010.json", child)
+    child.kill()
+    child.wait()
+    assert 20 <= checkpoints.load(tmp_path / "killed")[1]["steps"] < 60
+    assert cli.main([*command, "--out", str(tmp_path / "killed")]) == 0
+    assert weights_sha(tmp_path / "whole") == weights_sha(tmp_path / "killed")
+
+
+def test_resume_of_another_configuration_names_what_differs(cheap, tmp_path, capsys):
+    command = ["train", "digits", "--out", str(tmp_path), "--steps", "4"]
+    assert cli.main(command) == 0
+    capsys.readouterr()
+    assert cli.main([*command, "--seed", "3", "--batch-size", "64", "--resume"]) == 2
+    message = "holds a run of other options: seed was 0, is 3; batch_size was 128, is 64"
+    assert message in capsys.readouterr().err
+    assert checkpoints.load(tmp_path)[1]["seed"] == 0
+
+
+def wait_for(path: Path, child: subprocess.Popen) -> None:
+    deadline = time.monotonic() + 60
+    while not path.exists():
+        assert child.poll() is None and time.monotonic() < deadline, f"{path.name} did not come"
+        time.sleep(0.02)
 
 
 def test_interrupted_by_ctrl_c_the_last_checkpoint_is_whole(tmp_path):
-    """A checkpoint every 20 steps instead of 500, so that there is one soon; else the real command."""
-    code = "import sys; from fmlib import __main__ as cli; cli.EVERY = 20; sys.exit(cli.main())"
+    code = "import sys; from fmlib import __main__ as cli; sys.exit(cli.main())"
+    often = ["--steps", "100000", "--checkpoint-every", "20", "--keep", "1"]
     child = subprocess.Popen(
-        [sys.executable, "-c", code, "train", "digits", "--out", tmp_path, "--steps", "100000"],
+        [sys.executable, "-c", code, "train", "digits", "--out", tmp_path, *often],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # a background job ignores it
     )
     try:
-        deadline = time.monotonic() + 60
-        while not (tmp_path / "checkpoint.json").exists():
-            assert child.poll() is None and time.monotonic() < deadline, "no checkpoint came"
-            time.sleep(0.02)
+        wait_for(tmp_path / "checkpoint.json", child)
         child.send_signal(signal.SIGINT)
         _, err = child.communicate(timeout=30)
     finally:
@@ -133,8 +168,61 @@ def test_interrupted_by_ctrl_c_the_last_checkpoint_is_whole(tmp_path):
     assert child.returncode == 130
     assert err.splitlines() == ["interrupted; the last checkpoint, if one was saved, is whole"]
     model, about = checkpoints.load(tmp_path)
-    assert about["steps"] % 20 == 0 and names(tmp_path) in (["checkpoint.json", "weights"], 2 * ["weights"])
-    assert not list(tmp_path.glob(".*"))
+    assert about["steps"] % 20 == 0 and set(names(tmp_path)) == {"checkpoint.json", "state", "weights"}
+    assert not set(tmp_path.glob(".*")) - {tmp_path / ".lock"}
+
+
+# Images
+
+
+@pytest.fixture
+def small_images(monkeypatch):
+    """A narrow network, few steps of sampling and few images scored: the same way through in a fraction of the time."""
+    monkeypatch.setattr(cli, "SCORED", 10)
+    monkeypatch.setattr(cli.models.UNet, "__init__", partialmethod(cli.models.UNet.__init__, width=8))
+    monkeypatch.setattr(cli, "COMPARED", 900)
+    draw = cli.draw
+    monkeypatch.setattr(cli, "draw", lambda model, labels, seed, steps=1: draw(model, labels, seed, 1))
+
+
+@pytest.mark.parametrize("classes", [True, False])
+def test_train_and_sample_a_folder_of_images(classes, small_images, tmp_path, capsys):
+    data, run = tmp_path / "data", tmp_path / "run"
+    for i in range(40):
+        folder = data / ("light" if i % 2 else "dark") if classes else data
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (40, 36), (200 * (i % 2), 3 * i, 50)).save(folder / f"{i:02d}.png")
+    assert cli.main(["train", str(data), "--out", str(run), "--steps", "2", "--batch-size", "4"]) == 0
+    out = capsys.readouterr().out
+    assert "36 images" in out and ("recognised as asked" in out) == classes and "energy distance" in out
+    assert checkpoints.load(run)[1]["classes"] == (["dark", "light"] if classes else [])
+    assert cli.main(["sample", str(run), "--n", "3", "--steps", "1", "--out", str(tmp_path / "x.npz")]) == 0
+    arrays = np.load(tmp_path / "x.npz")
+    assert arrays["x"].shape == (3, 3, 32, 32) and sorted(arrays) == (["x", "y"] if classes else ["x"])
+    assert cli.main(["sample", str(run), "--n", "3", "--steps", "1", "--out", str(tmp_path / "x.png")]) == 0
+    assert cli.main(["sample", str(run), "--label", "2", "--out", str(tmp_path / "y.png")]) == 2
+    assert not (tmp_path / "y.png").exists()
+
+
+def test_train_mnist(small_images, tmp_path, monkeypatch, capsys):
+    if not (SHARED_DATA / "t10k-images-idx3-ubyte.gz").exists():
+        pytest.skip("no ../shared/data with MNIST beside the checkout")
+    monkeypatch.setenv("FMLIB_DATA_DIR", str(SHARED_DATA))
+    command = ["train", "mnist", "--split", "test", "--steps", "2", "--batch-size", "8", "--out", str(tmp_path)]
+    assert cli.main(command) == 0
+    out = capsys.readouterr().out
+    assert "mnist: 9000 images" in out and "held out images recognised: 0." in out
+    model, about = checkpoints.load(tmp_path)
+    assert model.config == {"shape": [1, 28, 28], "width": 8, "classes": 10} and about["split"] == "test"
+
+
+@pytest.mark.parametrize("count, message", [(0, "holds no images"), (5, "at least 20 images are needed .*, got 5")])
+def test_a_folder_that_is_no_data_set(count, message, tmp_path, capsys):
+    (tmp_path / "data").mkdir()
+    for i in range(count):
+        Image.new("L", (8, 8)).save(tmp_path / "data" / f"{i}.png")
+    assert refused(["train", str(tmp_path / "data"), "--out", str(tmp_path / "run")], message, capsys)
+    assert not (tmp_path / "run").exists()
 
 
 # Sample
@@ -177,7 +265,7 @@ def test_info(capsys, monkeypatch, tmp_path):
     monkeypatch.setenv("FMLIB_DATA_DIR", str(tmp_path))
     assert cli.main(["info"]) == 0
     out = capsys.readouterr().out
-    for fact in (str(fmlib.training.device_of()), fmlib.__version__, torch.__version__, str(tmp_path)):
+    for fact in (str(fmlib.devices.device_of()), fmlib.__version__, torch.__version__, str(tmp_path)):
         assert fact in out
 
 
@@ -195,13 +283,18 @@ def others(trained, tmp_path_factory) -> Path:
     weights = next((folder / "truncated").glob("weights-*"))
     weights.write_bytes(weights.read_bytes()[:1000])
     checkpoints.save(folder / "plane", MLP(2, 4, 1))
-    checkpoints.save(folder / "unlabelled", ResidualMLP(64, 4, 1))
-    checkpoints.save(folder / "three", ResidualMLP(64, 4, 1, classes=3))
+    digits_run(folder / "unlabelled", ResidualMLP(64, 4, 1))
     return folder
 
 
 TRAIN = {
-    "data": (["imagenet"], "unknown data set 'imagenet'; known: digits"),
+    "data": (["imagenet"], "unknown data set 'imagenet'; known: digits, mnist, fashion-mnist, or a folder of images"),
+    "no batch": (["digits", "--batch-size", "0"], "batch_size must be at least 1, got 0"),
+    "no rate": (["digits", "--learning-rate", "0"], "learning_rate must be positive and finite, got 0.0"),
+    "precision": (["digits", "--precision", "half"], "unknown precision 'half'; known: auto, float32, bf16"),
+    "never saved": (["digits", "--checkpoint-every", "0"], "checkpoint_every must be at least 1, got 0"),
+    "none kept": (["digits", "--keep", "0"], "keep must be at least 1, got 0"),
+    "split": (["mnist", "--split", "half"], "unknown split 'half'"),
     "no steps": (["digits", "--steps", "0"], "steps must be at least 1, got 0"),
     "negative steps": (["digits", "--steps", "-4"], "steps must be at least 1, got -4"),
     "device": (["digits", "--device", "abacus"], "device 'abacus' cannot be used here"),
@@ -217,8 +310,11 @@ SAMPLE = {
     "foreign": ("foreign", [], "foreign/checkpoint.json is not an fmlib checkpoint"),
     "truncated": ("truncated", [], "truncated/weights-.* is damaged or truncated"),
     "plane": ("plane", [], "plane holds another model"),
-    "unlabelled": ("unlabelled", [], "unlabelled holds another model"),
-    "three": ("three", [], "three holds another model"),
+    "unlabelled": (
+        "unlabelled",
+        ["--label", "1"],
+        "unlabelled holds a model without classes: it takes no label, got 1",
+    ),
 }
 
 

@@ -11,6 +11,7 @@ import pooch
 import pytest
 import torch
 from helpers import F64, SHARED_DATA, normal, one_sentence, seeded
+from PIL import Image
 from scipy.integrate import quad
 from torch.distributions import Categorical, MixtureSameFamily, MultivariateNormal
 
@@ -202,8 +203,8 @@ def test_no_mirror_answering_says_what_to_do(failure, folder, monkeypatch):
     monkeypatch.setattr(pooch, "retrieve", fail)
     with pytest.raises(OSError, match=f"could not download {LABELS}; .*or put the file into {folder}") as error:
         datasets.fetch(LABELS)
-    assert tried == [mirror + LABELS for mirror in datasets.MNIST_MIRRORS] and len(tried) >= 2
-    assert one_sentence(error) and all(mirror in str(error.value) for mirror in datasets.MNIST_MIRRORS)
+    assert tried == [mirror + LABELS for mirror in datasets.MIRRORS[""]] and len(tried) >= 2
+    assert one_sentence(error) and all(mirror in str(error.value) for mirror in datasets.MIRRORS[""])
     assert type(failure).__name__ in str(error.value)
 
 
@@ -234,6 +235,7 @@ def mirrors(folder, monkeypatch):
     labels = torch.tensor([3, 1, 4, 1, 5], dtype=torch.uint8)
     files = {"t10k-images-idx3-ubyte.gz": idx(images), LABELS: idx(labels)}
     digests = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
+    digests |= {f"fashion-mnist/{name}": digest for name, digest in digests.items()}
     monkeypatch.setattr(datasets, "REGISTRY", digests)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     monkeypatch.setenv("no_proxy", "127.0.0.1")
@@ -243,7 +245,8 @@ def mirrors(folder, monkeypatch):
 
     def use(*kinds):
         address = f"http://127.0.0.1:{server.server_port}"
-        monkeypatch.setattr(datasets, "MNIST_MIRRORS", tuple(f"{address}/{kind}/" for kind in kinds))
+        addresses = tuple(f"{address}/{kind}/" for kind in kinds)
+        monkeypatch.setattr(datasets, "MIRRORS", {"": addresses, "fashion-mnist": addresses})
         return images, labels
 
     yield use
@@ -252,14 +255,15 @@ def mirrors(folder, monkeypatch):
     server.server_close()
 
 
+@pytest.mark.parametrize("load, inside", [(datasets.mnist, ""), (datasets.fashion_mnist, "fashion-mnist")])
 @pytest.mark.parametrize("first", ["whole", "cut", "wrong"])
-def test_a_download_is_checked_and_the_next_mirror_asked(first, mirrors, folder, monkeypatch):
+def test_a_download_is_checked_and_the_next_mirror_asked(first, load, inside, mirrors, folder, monkeypatch):
     images, labels = mirrors(first, "whole")
-    x, y = datasets.mnist("test")
+    x, y = load("test")
     torch.testing.assert_close(x, images.flatten(1) / 127.5 - 1)
     assert y.tolist() == labels.tolist() and x.shape == (5, 784)
     monkeypatch.setattr(pooch, "retrieve", None)  # from now on from the cache
-    assert torch.equal(datasets.mnist("test").x, x)
+    assert torch.equal(load("test").x, x) and (folder / inside / LABELS).exists()
 
 
 @pytest.mark.parametrize("kind", ["cut", "wrong"])
@@ -281,3 +285,65 @@ def test_a_file_of_another_format(content, message, tmp_path):
     (tmp_path / "file.gz").write_bytes(gzip.compress(content))
     with pytest.raises(ValueError, match=f"file.gz .*{message}"):
         datasets._idx(tmp_path / "file.gz")
+
+
+# Folders of images
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    """Two classes of coloured squares, a file that is no image, and one that only looks like one."""
+    for name, colour in [("red", (255, 0, 0)), ("blue", (0, 0, 255))]:
+        (tmp_path / "data" / name).mkdir(parents=True)
+        for i in range(3):
+            Image.new("RGB", (40 + 8 * i, 40), colour).save(tmp_path / "data" / name / f"{i}.png")
+    (tmp_path / "data" / "red" / "notes.txt").write_text("not an image")
+    return tmp_path / "data"
+
+
+def test_subfolders_are_classes(pictures):
+    x, y, classes = datasets.folder(pictures)
+    assert classes == ["blue", "red"] and y.tolist() == [0, 0, 0, 1, 1, 1] and x.shape == (6, 3, 32, 32)
+    blue, red = torch.tensor([-1.0, -1.0, 1.0]), torch.tensor([1.0, -1.0, -1.0])
+    assert (x[:3] == blue[:, None, None]).all() and (x[3:] == red[:, None, None]).all() and x.dtype == torch.float32
+
+
+def test_a_flat_folder_has_no_classes_and_images_are_cropped_to_the_middle(tmp_path):
+    wide = torch.zeros(8, 16, 3, dtype=torch.uint8)
+    wide[:, 4:12] = 255  # the middle square is white
+    Image.fromarray(wide.numpy()).save(tmp_path / "wide.bmp")
+    x, y, classes = datasets.folder(tmp_path, size=8)
+    assert classes == [] and y.tolist() == [0] and (x == 1).all()
+
+
+def test_transparent_grey_and_palette_images_become_colour(tmp_path):
+    for mode in ("L", "P", "RGBA", "CMYK", "1", "I;16"):
+        Image.new(mode, (32, 32)).save(tmp_path / f"{mode[0]}{len(mode)}.tiff")
+    assert datasets.folder(tmp_path).x.isfinite().all() and len(datasets.folder(tmp_path).x) == 6
+
+
+def test_unreadable_images_are_counted_and_named(pictures):
+    (pictures / "red" / "broken.png").write_bytes(b"no picture")
+    (pictures / "blue" / "cut.jpg").write_bytes((pictures / "blue" / "0.png").read_bytes()[:60])
+    message = r"2 of 8 images in .* cannot be read: blue/cut.jpg, red/broken.png$"
+    with pytest.raises(ValueError, match=message) as error:
+        datasets.folder(pictures)
+    assert one_sentence(error)
+    for i in range(20):
+        (pictures / "red" / f"x{i:02d}.png").touch()
+    with pytest.raises(ValueError, match=r"22 of 28 images .*: blue/cut.jpg, red/broken.png, .*x07.png and 12 more$"):
+        datasets.folder(pictures)
+
+
+def test_folders_that_hold_no_data_set(pictures, tmp_path):
+    (tmp_path / "empty").mkdir()
+    Image.new("L", (8, 8)).save(pictures / "stray.png")
+    for path, size, message in [
+        (tmp_path / "nowhere", 32, "nowhere is not a folder"),
+        (tmp_path / "empty", 32, "empty holds no images"),
+        (pictures, 32, "holds 1 images beside subfolders"),
+        (pictures, 30, "size must be a multiple of 4, got 30"),
+    ]:
+        with pytest.raises(ValueError, match=message) as error:
+            datasets.folder(path, size)
+        assert one_sentence(error)

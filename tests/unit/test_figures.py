@@ -112,9 +112,17 @@ def test_images_tile_row_by_row_in_black_ink_on_white(ax):
     figures.images(ax, x, shape=(2, 3), columns=3, title="tiles")
     (image,) = ax.images
     sheet = image.get_array()
-    assert sheet.shape == (6, 12) and ax.get_title() == "tiles"
+    assert sheet.shape == (6, 12, 3) and ax.get_title() == "tiles"
     for i, value in enumerate(x[:, 0].tolist()):
         row, column = divmod(i, 3)
-        assert (sheet[3 * row : 3 * row + 2, 4 * column : 4 * column + 3] == -value).all()
+        tile = sheet[3 * row : 3 * row + 2, 4 * column : 4 * column + 3]
+        np.testing.assert_allclose(tile, (1 - value) / 2, atol=1e-6)
     assert (sheet[3:5, 8:11] == 1).all() and (sheet[2] == 1).all()  # the missing tile, and the gap between rows
-    assert image.cmap(image.norm(1.0)) == (1, 1, 1, 1) and image.cmap(image.norm(-1.0)) == (0, 0, 0, 1)
+
+
+def test_images_in_colour_keep_their_colours(ax):
+    red_green = torch.full((2, 3, 4, 4), -1.0)
+    red_green[0, 0] = red_green[1, 1] = 1
+    figures.images(ax, red_green, columns=2)
+    sheet = ax.images[0].get_array()
+    assert (sheet[:4, :4] == [1, 0, 0]).all() and (sheet[:4, 5:9] == [0, 1, 0]).all()

@@ -16,6 +16,7 @@ EVERY_FILE = [ast.parse(path.read_text()) for path in (ROOT / "fmlib").rglob("*.
 # Lowest floor first: a module imports only from the lines above its own.
 FLOORS = """
     _validate
+    devices
     schedules
     paths
     couplings
@@ -24,7 +25,8 @@ FLOORS = """
     solvers
     sampling
     models
-    training checkpoints
+    batches checkpoints
+    training
     metrics
     datasets
     claims
@@ -34,8 +36,8 @@ FLOORS = """
 """
 FLOOR = {name: number for number, line in enumerate(FLOORS.split("\n")) for name in line.split()}
 
-DISTRIBUTIONS = {"sklearn": "scikit-learn"}
-HEAVY = {"matplotlib", "scipy", "sklearn", "ipywidgets", "IPython", "torchdiffeq", "pooch"}
+DISTRIBUTIONS = {"sklearn": "scikit-learn", "PIL": "pillow"}
+HEAVY = {"matplotlib", "scipy", "sklearn", "ipywidgets", "IPython", "torchdiffeq", "pooch", "PIL"}
 
 
 def imported(tree: ast.AST) -> set[str]:

@@ -90,7 +90,7 @@ def test_parameter_count_by_hand():
     assert parameter_count(ResidualMLP(2, width=10, blocks=3)) == around + 3 * block
     network = ResidualMLP(2, width=10, blocks=3, classes=7)
     assert parameter_count(network) == around + 3 * block + 7 * 10
-    network.embed_label.requires_grad_(False)
+    network.embed.label.requires_grad_(False)
     assert parameter_count(network) == around + 3 * block
 
 

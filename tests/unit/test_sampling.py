@@ -9,7 +9,8 @@ from scipy.stats import kstest
 
 from fmlib import solvers
 from fmlib.exact import DataPath, MixturePath
-from fmlib.sampling import sample
+from fmlib.models import MLP, ResidualMLP
+from fmlib.sampling import sample, sample_ode
 
 DETERMINISTIC = [*solvers.FIXED, *solvers.ADAPTIVE]
 
@@ -213,4 +214,114 @@ def test_bad_starts(x_0, kind, message):
 def test_a_velocity_is_never_broadcast(method, velocity, kind, message):
     with pytest.raises(kind, match=message) as error:
         sample(velocity, X, method=method)
+    assert one_sentence(error)
+
+
+# Chunks, precision, recorded steps, thinned paths
+
+
+def small(dim: int = 2) -> MLP:
+    torch.manual_seed(0)
+    return MLP(dim, 16, 2)
+
+
+@pytest.mark.parametrize("return_path", [False, True])
+def test_in_chunks_as_in_one_with_conditions_cut_alike(return_path):
+    torch.manual_seed(0)
+    model, x_0, y = ResidualMLP(2, 16, 1, classes=5), torch.randn(103, 2), torch.arange(103) % 5
+    whole, parts = (sample(model, x_0, steps=4, chunk=rows, label=y, return_path=return_path) for rows in (None, 10))
+    if return_path:
+        assert torch.equal(whole.t, parts.t) and whole.nfe == parts.nfe == 8
+        whole, parts = whole.x, parts.x
+    torch.testing.assert_close(whole, parts, atol=1e-6, rtol=0)
+
+
+def test_auto_chunks_fit_the_cache_and_are_for_networks_on_the_cpu_alone(monkeypatch):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"l2_cache_size": 2**20})
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    sizes = []
+
+    class Counting(MLP):
+        def forward(self, x, t):
+            sizes.append(len(x))
+            return super().forward(x, t)
+
+    x_0 = torch.randn(3000, 2)
+    sample(Counting(2, 512, 1), x_0, steps=1, method="euler")
+    assert sizes == [1024, 1024, 952]  # 2 MB of 512 numbers of 4 bytes
+    sizes.clear()
+    sample(lambda x, t: sizes.append(len(x)) or x, x_0, steps=1, method="euler")
+    assert sizes == [3000]
+
+
+def test_a_thinned_path_holds_every_second_point():
+    model, x_0 = small(), torch.randn(5, 2)
+    full, thin = (sample(model, x_0, steps=6, return_path=True, every=every) for every in (1, 2))
+    assert torch.equal(full.x[::2], thin.x) and torch.equal(full.t[::2], thin.t) and full.nfe == thin.nfe == 12
+    with pytest.raises(ValueError, match="every must divide the number of steps, got 4 and 6"):
+        sample(model, x_0, steps=6, return_path=True, every=4)
+
+
+def test_bfloat16_is_close_and_the_state_keeps_its_format():
+    model, x_0 = small(), torch.randn(200, 2)
+    exact, rough = (sample(model, x_0, steps=10, precision=name) for name in ("float32", "bf16"))
+    assert rough.dtype == torch.float32 and not torch.equal(rough, exact)
+    assert (rough - exact).abs().max() < 0.02 * exact.abs().max()
+
+
+@pytest.mark.parametrize("every", [None, 2])
+@pytest.mark.parametrize("method", ["euler", "midpoint", "heun", "rk4"])
+def test_recorded_steps_are_the_steps(method, every):
+    """Without a GPU the recorder is the function itself: tensors are reused, times fed in, results the same."""
+    model, x_0, times = small(), torch.randn(5, 2), torch.linspace(1, 0, 7)
+    with torch.no_grad():
+        plain = solvers.solve(model, x_0, times, method, every)
+        recorded = solvers.solve_graphed(model, x_0, times, method, every, record=lambda advance: advance)
+    torch.testing.assert_close(recorded, plain, atol=1e-7, rtol=0)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_on_cuda_a_graph_gives_the_same_samples():
+    model, x_0 = small().cuda(), torch.randn(16, 2, device="cuda")
+    plain = sample(lambda x, t: model(x, t), x_0, steps=10)
+    torch.testing.assert_close(sample(model, x_0, steps=10), plain, atol=1e-5, rtol=1e-5)
+
+
+def test_samples_of_a_network_may_be_trained_on():
+    x = sample(small(), torch.randn(4, 2), steps=2)
+    assert not x.is_inference() and not x.requires_grad
+    (x.requires_grad_() ** 2).sum().backward()
+
+
+@pytest.mark.parametrize("method", solvers.ADAPTIVE)
+def test_sample_ode_against_scipy(method):
+    from scipy.integrate import solve_ivp
+
+    x_0 = torch.randn(3, 2, dtype=torch.float64)
+    times = torch.tensor([0.0, 0.3, 1.0], dtype=torch.float64)
+
+    def velocity(x, t):
+        return torch.stack([x[:, 1], -(4 + t) * x[:, 0]], 1)
+
+    found = sample_ode(velocity, x_0, method=method, times=times, rtol=1e-8, atol=1e-9)
+    for i, start in enumerate(x_0.numpy()):
+        truth = solve_ivp(
+            lambda t, x: [x[1], -(4 + t) * x[0]], (0, 1), start, t_eval=times.numpy(), rtol=1e-10, atol=1e-12
+        )
+        torch.testing.assert_close(found.x[:, i], torch.from_numpy(truth.y.T), atol=3e-5, rtol=0)
+    assert found.nfe > 10 and torch.equal(found.t, times)
+
+
+def test_sample_ode_runs_back_and_defaults_to_the_whole_way():
+    x_0 = torch.randn(4, 2, dtype=torch.float64)
+    there = sample_ode(lambda x, t: -x, x_0, rtol=1e-9, atol=1e-9)
+    back = sample_ode(lambda x, t: -x, there.x[-1], times=torch.tensor([1.0, 0.0]), rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(back.x[-1], x_0, atol=1e-7, rtol=0)
+
+
+@pytest.mark.parametrize("times", [[0.0], [0.0, 0.0], [0.0, 1.2], [0.0, 0.5, 0.2], "all"])
+def test_sample_ode_with_bad_times(times):
+    times = torch.tensor(times) if isinstance(times, list) else times
+    with pytest.raises((TypeError, ValueError), match="times must") as error:
+        sample_ode(lambda x, t: x, torch.zeros(2, 2), times=times)
     assert one_sentence(error)

@@ -77,7 +77,7 @@ def test_mixture_flow_against_scipy(method, accuracy):
     path, x_0 = MixturePath(skew_mixture()), normal(6, 2)
     truth = reference(path, x_0, [0.0, 0.5, 1.0])
     if method in ORDERS:
-        points = solvers.solve(path.velocity, x_0, torch.linspace(0, 1, 101, dtype=F64), method, save=True)[::50]
+        points = solvers.solve(path.velocity, x_0, torch.linspace(0, 1, 101, dtype=F64), method, every=1)[::50]
     else:
         times, tolerance = torch.tensor([0.0, 0.5, 1.0], dtype=F64), accuracy / 100
         points, _ = solvers.solve_adaptive(path.velocity, x_0, times, method, rtol=tolerance, atol=tolerance)
@@ -101,7 +101,7 @@ def test_adaptive_counts_every_call_and_stays_within_time(method):
 
 def test_saved_points_start_at_the_start_and_end_at_the_end():
     x_0, times = torch.ones(2, 1, dtype=F64), torch.linspace(0, 1, 5, dtype=F64)
-    points = solvers.solve(bend, x_0, times, save=True)
+    points = solvers.solve(bend, x_0, times, every=1)
     assert points.shape == (5, 2, 1) and torch.equal(points[0], x_0)
     assert torch.equal(points[-1], solvers.solve(bend, x_0, times))
     assert torch.equal(points[2], solvers.solve(bend, x_0, times[:3]))
@@ -138,7 +138,7 @@ def test_euler_maruyama_variance_is_that_of_its_recursion(noise):
     steps, n, std = 20, 100_000, 0.5
     variance, velocity, score = gaussian_path(std)
     x = solvers.euler_maruyama(
-        velocity, score, normal(n, 1), torch.linspace(0, 1, steps + 1, dtype=F64), noise, seeded(1), save=True
+        velocity, score, normal(n, 1), torch.linspace(0, 1, steps + 1, dtype=F64), noise, seeded(1), every=1
     )
     v, h = 1.0, 1 / steps
     for i in range(steps):
@@ -153,7 +153,7 @@ def test_euler_maruyama_keeps_the_marginals_of_the_flow():
     """With 400 steps the variance's bias, known from halving the step, is below 1 %; the rest is Monte Carlo."""
     n, times = 40_000, torch.linspace(0, 1, 401, dtype=F64)
     variance, velocity, score = gaussian_path(0.5)
-    x = solvers.euler_maruyama(velocity, score, normal(n, 1), times, 1.0, seeded(1), save=True)
+    x = solvers.euler_maruyama(velocity, score, normal(n, 1), times, 1.0, seeded(1), every=1)
     for i in (100, 200, 300, 400):
         truth = variance(i / 400)
         assert abs(x[i].var().item() - truth) < 0.01 * truth + 4 * truth * math.sqrt(2 / n)
@@ -173,7 +173,7 @@ def test_euler_maruyama_without_noise_is_euler():
 
 def test_euler_maruyama_steps_are_independent():
     x = solvers.euler_maruyama(
-        zero, zero, torch.zeros(20_000, 1, dtype=F64), torch.linspace(0, 1, 3, dtype=F64), 1.0, seeded(), save=True
+        zero, zero, torch.zeros(20_000, 1, dtype=F64), torch.linspace(0, 1, 3, dtype=F64), 1.0, seeded(), every=1
     )
     first, second = (x[1] - x[0])[:, 0], (x[2] - x[1])[:, 0]
     assert abs((first * second).mean().item() / 0.5) < 4 / math.sqrt(20_000)

@@ -1,0 +1,89 @@
+"""Where the work is done: the device, the number format of matrix products, and the processes that share the work."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import NamedTuple
+
+import torch
+import torch.distributed as dist
+
+from fmlib import _validate
+
+
+def device_of(name: str = "auto") -> torch.device:
+    """The device called `name`; 'auto' takes a GPU (CUDA, then Apple's) where there is one, else the CPU.
+
+    Under torchrun with several GPUs, 'cuda' and 'auto' are the GPU of this process. ValueError if it cannot be used.
+
+    >>> device_of("cpu")
+    device(type='cpu')
+    """
+    found = name == "auto"
+    if found:
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    if name == "cuda" and "LOCAL_RANK" in os.environ:
+        name = f"cuda:{os.environ['LOCAL_RANK']}"
+    try:
+        if not found:
+            torch.empty(0, device=name)
+        return torch.device(name)
+    except (RuntimeError, AssertionError, ImportError) as error:
+        raise ValueError(f"device {name!r} cannot be used here: {str(error).splitlines()[0][:160]}") from None
+
+
+def precision_of(name: str, place: torch.device) -> torch.dtype | None:
+    """The format of matrix products in training and sampling: torch.bfloat16, or None, which leaves them alone.
+
+    name: 'float32' (leave alone), 'bf16', or 'auto', which is 'bf16' where the hardware multiplies it natively.
+    Weights, sums and states keep their own format either way (autocast). ValueError for another name.
+
+    >>> precision_of("float32", torch.device("cpu")) is None
+    True
+    """
+    _validate.choice("precision", name, ("auto", "float32", "bf16"))
+    return torch.bfloat16 if name == "bf16" or (name == "auto" and multiplies_bf16(place)) else None
+
+
+def multiplies_bf16(place: torch.device) -> bool:
+    """Whether `place` has instructions for products of bfloat16; elsewhere they are emulated, and slow."""
+    if place.type == "cuda":
+        return torch.cuda.get_device_capability(place) >= (8, 0)
+    features = torch.cpu.get_capabilities() if place.type == "cpu" else {}
+    return any(features.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+
+
+class Processes(NamedTuple):
+    """This process's number, from 0, and how many there are."""
+
+    rank: int
+    size: int
+
+
+def processes() -> Processes:
+    """Who shares the work: the default process group of torch.distributed, or this process alone.
+
+    >>> processes()
+    Processes(rank=0, size=1)
+    """
+    if dist.is_available() and dist.is_initialized():
+        return Processes(dist.get_rank(), dist.get_world_size())
+    return Processes(0, 1)
+
+
+@contextmanager
+def group(place: torch.device, timeout: float = 300.0) -> Iterator[Processes]:
+    """Join the processes that torchrun started, if it did: NCCL on GPUs, gloo on CPUs.
+
+    timeout: seconds to wait for a process that has died before giving up; torchrun itself notices sooner. An exception
+    passes at once, without waiting for the others: torchrun stops them.
+    """
+    if "TORCHELASTIC_RUN_ID" not in os.environ:  # what torchrun sets
+        yield processes()
+        return
+    if place.type == "cuda":
+        torch.cuda.set_device(place)
+    dist.init_process_group("nccl" if place.type == "cuda" else "gloo", timeout=timedelta(seconds=timeout))
+    yield processes()
+    dist.destroy_process_group()

@@ -1,0 +1,135 @@
+"""Several processes, started by torchrun as a user would, talking over gloo on this machine."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from fmlib import checkpoints, devices
+
+TRAIN = ["train", "digits", "--device", "cpu", "--batch-size", "32"]
+
+
+def torchrun(count: int, *arguments, restarts: int = 0, program=("-m", "fmlib"), **options) -> subprocess.Popen:
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}"]
+    command += [f"--max-restarts={restarts}", "--monitor-interval=0.2", *program, *map(str, arguments)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **options
+    )
+
+
+def losses(folder: Path) -> torch.Tensor:
+    return checkpoints.read(folder).state["losses"]
+
+
+# `fmlib` with the pictures and scores left out, which have nothing to do with processes
+SHORT = """
+import sys
+from fmlib import __main__ as cli
+cli.report = lambda *a: None
+sys.exit(cli.main())
+"""
+
+
+@pytest.fixture
+def short(tmp_path) -> tuple[str]:
+    (tmp_path / "short.py").write_text(SHORT)
+    return (str(tmp_path / "short.py"),)
+
+
+def test_two_processes_give_the_losses_of_one_with_the_summed_batch(short, tmp_path):
+    for count in (1, 2):
+        run = torchrun(count, *TRAIN, "--steps", 30, "--out", tmp_path / str(count), program=short)
+        out, _ = run.communicate(timeout=100)
+        assert run.returncode == 0, out
+        assert out.count("1437 images") == 1  # one process speaks
+        assert {p.name.partition("-")[0] for p in (tmp_path / str(count)).iterdir() if p.name[0] != "."} == {
+            "checkpoint.json",
+            "weights",
+            "state",
+        }
+    one, two = losses(tmp_path / "1"), losses(tmp_path / "2")
+    assert len(one) == 30
+    torch.testing.assert_close(two, one, rtol=2e-4, atol=1e-5)
+    torch.testing.assert_close(
+        checkpoints.load(tmp_path / "2")[0].state_dict(),
+        checkpoints.load(tmp_path / "1")[0].state_dict(),
+        rtol=1e-3,
+        atol=1e-4,
+    )
+
+
+def test_a_killed_worker_is_restarted_and_the_run_goes_on(short, tmp_path):
+    """One of two processes gets SIGKILL after the first checkpoint; the end is that of a run left in peace."""
+    common = [*TRAIN, "--steps", 60, "--checkpoint-every", 10, "--resume"]
+    peace = torchrun(2, *common, "--out", tmp_path / "peace", program=short)
+    out, _ = peace.communicate(timeout=100)
+    assert peace.returncode == 0, out
+    slow = SHORT.replace(
+        "sys.exit(",
+        "import os, time, pathlib\nfrom fmlib import training\nold = training._average\n"
+        "training._average = lambda *a: (time.sleep(0.05), old(*a))\n"
+        f"pathlib.Path({str(tmp_path)!r}, 'rank-' + os.environ['RANK']).write_text(str(os.getpid()))\nsys.exit(",
+    )
+    (tmp_path / "slow.py").write_text(slow)
+    folder = tmp_path / "killed"
+    run = torchrun(2, *common, "--out", folder, restarts=2, program=(str(tmp_path / "slow.py"),))
+    try:
+        deadline = time.monotonic() + 90
+        while not (folder / checkpoints.LATEST).exists():
+            assert run.poll() is None and time.monotonic() < deadline, "no checkpoint came"
+            time.sleep(0.05)
+        first = int((tmp_path / "rank-1").read_text())
+        os.kill(first, signal.SIGKILL)
+        out, _ = run.communicate(timeout=90)
+    finally:
+        run.kill()
+    assert run.returncode == 0, out
+    assert int((tmp_path / "rank-1").read_text()) != first  # it was started again
+    assert torch.equal(losses(folder), losses(tmp_path / "peace"))
+
+
+def test_no_process_waits_for_ever_for_one_that_failed(tmp_path):
+    (tmp_path / "fail.py").write_text(
+        "import os, sys\n"
+        "from fmlib import __main__ as cli, training\n"
+        "def fail(*a):\n"
+        "    raise RuntimeError('rank 1 has a problem')\n"
+        "if os.environ['RANK'] == '1': training._average = fail\n"
+        "sys.exit(cli.main())\n"
+    )
+    run = torchrun(2, *TRAIN, "--steps", 1000, "--out", tmp_path / "run", program=(str(tmp_path / "fail.py"),))
+    try:
+        out, _ = run.communicate(timeout=60)
+    finally:
+        run.kill()
+    assert run.returncode != 0 and "fmlib: rank 1 has a problem" in out
+
+
+def test_a_number_of_processes_that_does_not_divide_the_batch(short, tmp_path):
+    run = torchrun(2, *TRAIN, "--batch-size", 33, "--steps", 5, "--out", tmp_path / "run", program=short)
+    out, _ = run.communicate(timeout=60)
+    assert run.returncode != 0
+    assert "fmlib: batch_size 33 must be a multiple of 2 processes x 1 parts" in out
+    assert not (tmp_path / "run" / checkpoints.LATEST).exists()
+
+
+def test_alone_without_torchrun():
+    with devices.group(torch.device("cpu")) as world:
+        assert world == devices.processes() == (0, 1)
+
+
+def test_the_gpu_of_this_process(monkeypatch):
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert devices.device_of() == torch.device("cuda:3")
+    monkeypatch.delenv("LOCAL_RANK")
+    assert devices.device_of() == torch.device("cuda")
+    assert json.dumps(devices.processes()) == "[0, 1]"

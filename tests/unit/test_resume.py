@@ -1,0 +1,296 @@
+"""Training that goes on, in parts, in another precision, or not at all: what `fit` promises beyond the plain loop."""
+
+import math
+import shutil
+
+import pytest
+import torch
+from helpers import one_sentence
+from torch import nn
+
+from fmlib import batches, checkpoints, devices, training
+from fmlib.couplings import MinibatchOT
+from fmlib.devices import Processes
+from fmlib.models import MLP, UNet
+from fmlib.training import fit
+
+
+def data(n: int = 64) -> torch.Tensor:
+    return torch.randn(n, 2, generator=torch.Generator().manual_seed(1)) * torch.tensor([0.3, 1.0]) + 1
+
+
+def network(seed: int = 3) -> MLP:
+    torch.manual_seed(seed)
+    return MLP(2, 16, 2)
+
+
+def same(a: nn.Module, b: nn.Module) -> bool:
+    return all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
+
+
+class Stopped(Exception):
+    pass
+
+
+def stop_at(step: int):
+    def look(done, averaged):
+        if done == step:
+            raise Stopped
+
+    return look
+
+
+OPTIONS = {
+    "plain": {},
+    "clipped, warmed up": {"clip": 0.1, "warmup": 7},
+    "in parts": {"accumulate": 4},
+    "optimal transport": {"coupling": MinibatchOT()},
+    "no average": {"ema": 0.0},
+    "bfloat16": {"precision": "bf16"},
+}
+
+
+class Dropping(MLP):
+    """A network that draws from the global generator."""
+
+    def forward(self, x, t):
+        return nn.functional.dropout(super().forward(x, t), 0.2, self.training)
+
+
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+@pytest.mark.parametrize("kind", [MLP, Dropping])
+def test_interrupted_and_resumed_equals_uninterrupted_bit_for_bit(kind, options, tmp_path):
+    common = {"steps": 40, "batch_size": 16, "checkpoint_every": 10, **options}
+    models, runs = [], []
+    for interruptions in ([], [14, 31]):
+        folder = tmp_path / str(len(interruptions))
+        torch.manual_seed(3)
+        model = kind(2, 16, 2)
+        for step in interruptions:
+            with pytest.raises(Stopped):
+                fit(model, data(), checkpoint=folder, resume=True, on_step=stop_at(step), **common)
+            torch.manual_seed(99)
+            model = kind(2, 16, 2)  # another process knows nothing of the weights
+        if not interruptions:
+            torch.manual_seed(3)
+            model = kind(2, 16, 2)
+        runs.append(fit(model, data(), checkpoint=folder, resume=True, **common))
+        models.append(model)
+    assert same(*models) and same(runs[0].model, runs[1].model)
+    assert torch.equal(runs[0].losses, runs[1].losses)
+
+
+def test_a_finished_run_is_returned_as_it_is(tmp_path):
+    first = fit(network(), data(), steps=10, checkpoint=tmp_path)
+    again = fit(network(5), data(), steps=10, checkpoint=tmp_path, resume=True)
+    assert same(first.model, again.model) and torch.equal(first.losses, again.losses)
+
+
+def test_the_newest_checkpoints_stay_and_a_new_run_replaces_an_old_one(tmp_path):
+    fit(network(), data(), steps=50, checkpoint=tmp_path, checkpoint_every=10, keep=3, about={"mark": 1})
+    records = sorted(path.name for path in tmp_path.glob("*.json"))
+    assert records == ["checkpoint-00000030.json", "checkpoint-00000040.json", "checkpoint.json"]
+    assert checkpoints.load(tmp_path, steps=30)[1]["steps"] == 30
+    assert checkpoints.load(tmp_path)[1]["mark"] == 1
+    fit(network(), data(), steps=4, checkpoint=tmp_path, checkpoint_every=2, keep=3)
+    assert sorted(path.name for path in tmp_path.glob("*.json")) == ["checkpoint-00000002.json", "checkpoint.json"]
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"steps": 21}, "steps was 20, is 21"),
+        ({"learning_rate": 1e-3, "seed": 4}, "learning_rate was 0.002, is 0.001; seed was 0, is 4"),
+        ({"batch_size": 8, "clip": 1.0}, "batch_size was 16, is 8; clip was None, is 1.0"),
+        ({"coupling": MinibatchOT()}, r"coupling was 'Independent\(\)', is 'MinibatchOT\(\)'"),
+        ({"about": {"note": "b"}}, "note was 'a', is 'b'"),
+    ],
+)
+def test_another_configuration_is_refused_by_name(changes, message, tmp_path):
+    common = {"steps": 20, "batch_size": 16, "checkpoint": tmp_path, "about": {"note": "a"}}
+    fit(network(), data(), **common)
+    with pytest.raises(ValueError, match=f"holds a run of other options: {message}$") as error:
+        fit(network(), data(), resume=True, **(common | changes))
+    assert one_sentence(error)
+
+
+def test_another_network_or_other_data_is_refused_by_name(tmp_path):
+    fit(network(), data(), steps=2, checkpoint=tmp_path)
+    with pytest.raises(ValueError, match="network was .*'width': 16.*, is .*'width': 8"):
+        fit(MLP(2, 8, 2), data(), steps=2, checkpoint=tmp_path, resume=True)
+    with pytest.raises(ValueError, match=r"target was '\(64, 2\) float32', is '\(65, 2\) float32'"):
+        fit(network(), data(65), steps=2, checkpoint=tmp_path, resume=True)
+
+
+def test_what_cannot_be_resumed(tmp_path):
+    checkpoints.save(tmp_path / "weights only", network())
+    with pytest.raises(ValueError, match="without training state: it cannot be resumed"):
+        fit(network(), data(), steps=2, checkpoint=tmp_path / "weights only", resume=True)
+    fit(network(), data(), steps=2, checkpoint=tmp_path / "damaged")
+    state = next((tmp_path / "damaged").glob("state-*"))
+    state.write_bytes(state.read_bytes()[:-1])
+    with pytest.raises(ValueError, match="state-.* is damaged or truncated"):
+        fit(network(), data(), steps=2, checkpoint=tmp_path / "damaged", resume=True)
+
+
+def test_a_folder_in_use_is_refused(tmp_path):
+    with checkpoints.locked(tmp_path):
+        with pytest.raises(ValueError, match="in use by a live run"):
+            fit(network(), data(), steps=2, checkpoint=tmp_path)
+    fit(network(), data(), steps=2, checkpoint=tmp_path)
+
+
+def test_a_loss_that_is_not_finite_leaves_the_last_good_checkpoint(tmp_path):
+    class Diverging(MLP):
+        calls = 0
+
+        def forward(self, x, t):
+            self.calls += 1
+            return super().forward(x, t) * (math.nan if self.calls > 33 else 1)
+
+    with pytest.raises(FloatingPointError, match="nan at step 33, near learning rate 0.0") as error:
+        fit(Diverging(2, 8, 1), data(), steps=100, checkpoint=tmp_path, checkpoint_every=10)
+    assert one_sentence(error)
+    model, about = checkpoints.load(tmp_path, model=MLP(2, 8, 1))
+    assert about["steps"] == 30 and all(p.isfinite().all() for p in model.parameters())
+
+
+# The loop's options
+
+
+def test_a_batch_in_parts_takes_the_same_steps():
+    whole, parts = (fit(network(), data(), steps=20, batch_size=32, accumulate=n) for n in (1, 4))
+    torch.testing.assert_close(parts.losses, whole.losses)
+    for a, b in zip(parts.model.parameters(), whole.model.parameters(), strict=True):
+        torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4)
+
+
+def test_warm_up_and_cosine():
+    """Under a constant gradient each step of Adam is as long as its learning rate."""
+
+    class Shift(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.w = nn.Parameter(torch.zeros(1, dtype=torch.float64))
+
+        def forward(self, x, t):
+            return self.w.expand_as(x)
+
+    model, w, steps = Shift(), [0.0], 20
+    far = torch.full((4, 1), 1e8, dtype=torch.float64)
+    fit(model, far, steps=steps, learning_rate=0.1, warmup=4, on_step=lambda *_: w.append(model.w.item()))
+    rises = [0.2, 0.4, 0.6, 0.8] + 16 * [1.0]
+    rates = [0.1 * rise * (1 + math.cos(math.pi * k / steps)) / 2 for k, rise in enumerate(rises)]
+    assert torch.tensor(w, dtype=torch.float64).diff().tolist() == pytest.approx(rates, rel=1e-6)
+
+
+@pytest.mark.parametrize("limit", [0.05, 1e6])
+def test_clipping_bounds_the_norm_of_the_gradient(limit):
+    model, norms = network(), []
+
+    def look(*_):
+        norms.append(torch.cat([p.grad.flatten() for p in model.parameters()]).norm().item())
+
+    fit(model, data(), steps=10, clip=limit, on_step=look)
+    assert max(norms) <= limit * 1.0001 and (max(norms) > 0.049)
+
+
+def test_bfloat16_is_used_in_products_alone_and_learns_the_same():
+    formats = []
+
+    class Looking(MLP):
+        def forward(self, x, t):
+            value = super().forward(x, t)
+            formats.append(value.dtype)
+            return value
+
+    torch.manual_seed(3)
+    rough = fit(Looking(2, 64, 2), data(), steps=300, precision="bf16")
+    torch.manual_seed(3)
+    exact = fit(MLP(2, 64, 2), data(), steps=300)
+    assert set(formats) == {torch.bfloat16} and all(p.dtype == torch.float32 for p in rough.model.parameters())
+    last = exact.losses[-100:]
+    error = last.std().item() / 10
+    assert abs(rough.losses[-100:].mean() - last.mean()) < 4 * error
+    assert not torch.equal(rough.losses, exact.losses)
+
+
+@pytest.mark.parametrize(
+    "features, capability, expected",
+    [({"avx512_bf16": True}, (8, 0), True), ({"amx_bf16": False, "avx2": True}, (7, 5), False), ({}, (9, 0), True)],
+)
+def test_auto_precision_follows_the_hardware(features, capability, expected, monkeypatch):
+    cpu, gpu = torch.device("cpu"), torch.device("cuda")
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: features)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda place: capability)
+    on_cpu, on_gpu = (devices.precision_of("auto", place) for place in (cpu, gpu))
+    assert (on_cpu is torch.bfloat16) == any(features.get(name) for name in ("avx512_bf16", "amx_bf16"))
+    assert (on_gpu is torch.bfloat16) == (capability >= (8, 0)) == expected
+    for place in (cpu, gpu):
+        assert devices.precision_of("float32", place) is None and devices.precision_of("bf16", place) is torch.bfloat16
+
+
+@pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs a C++ compiler on the CPU")
+@pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")  # torch's own
+def test_a_compiled_network_trains_as_the_other():
+    plain, compiled = (fit(network(), data(), steps=5, compile=flag) for flag in (False, True))
+    torch.testing.assert_close(plain.losses, compiled.losses, rtol=1e-4, atol=1e-5)
+
+
+def test_a_coupling_computed_ahead_changes_nothing():
+    """The batches that the thread brings are those that the function draws."""
+    place, world = torch.device("cpu"), Processes(0, 1)
+    draw, again = (batches.drawing(data(), None, None, MinibatchOT(), 16, 5, place, world) for _ in range(2))
+    for step, batch in enumerate(batches.ahead(draw, 3, 9, MinibatchOT(), place), 3):
+        for a, b in zip(batch[:3], again(step)[:3], strict=True):
+            assert torch.equal(a, b)
+    assert step == 8
+
+
+def test_an_error_in_the_coupling_stops_the_training():
+    def broken(x_0, x_1, generator=None):
+        raise ZeroDivisionError("coupled badly")
+
+    with pytest.raises(ZeroDivisionError, match="coupled badly"):
+        fit(network(), data(), steps=5, coupling=broken)
+
+
+def test_every_process_takes_its_share_of_one_batch():
+    place = torch.device("cpu")
+    labels = torch.arange(64)
+    whole = batches.drawing(data(), None, labels, training.Independent(), 12, 0, place, Processes(0, 1))(7)
+    shares = [
+        batches.drawing(data(), None, labels, training.Independent(), 12, 0, place, Processes(rank, 3))(7)
+        for rank in range(3)
+    ]
+    for name in ("x_0", "x_1", "t"):
+        assert torch.equal(torch.cat([getattr(share, name) for share in shares]), getattr(whole, name))
+    assert torch.equal(torch.cat([share.condition["label"] for share in shares]), whole.condition["label"])
+    noise = [share.x_0 for share in shares]
+    assert not torch.equal(noise[0], noise[1]) and not torch.equal(noise[1], noise[2])
+
+
+def test_images_train_with_labels():
+    x = torch.randn(16, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    y = torch.arange(16) % 2
+    torch.manual_seed(0)
+    result = fit(UNet((1, 8, 8), 8, classes=2), x, labels=y, steps=30, batch_size=16, learning_rate=3e-3)
+    assert result.losses[-5:].mean() < 0.9 * result.losses[:5].mean()
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"batch_size": 10, "accumulate": 4}, "batch_size 10 must be a multiple of 1 processes x 4 parts"),
+        ({"accumulate": 0}, "accumulate must be at least 1, got 0"),
+        ({"warmup": -1}, "warmup must be at least 0, got -1"),
+        ({"clip": 0.0}, "clip must be positive and finite, got 0.0"),
+        ({"precision": "fp8"}, "unknown precision 'fp8'; known: auto, float32, bf16"),
+        ({"checkpoint_every": 0}, "checkpoint_every must be at least 1, got 0"),
+        ({"keep": 0}, "keep must be at least 1, got 0"),
+    ],
+)
+def test_bad_options(options, message, tmp_path):
+    with pytest.raises(ValueError, match=message) as error:
+        fit(network(), data(), checkpoint=tmp_path / "run", **{"steps": 2, **options})
+    assert one_sentence(error) and not (tmp_path / "run").exists()
