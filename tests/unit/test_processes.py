@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -119,6 +120,22 @@ def test_a_number_of_processes_that_does_not_divide_the_batch(short, tmp_path):
     assert run.returncode != 0
     assert "fmlib: batch_size 33 must be a multiple of 2 processes x 1 parts" in out
     assert not (tmp_path / "run" / checkpoints.LATEST).exists()
+
+
+def test_the_sharded_loop_of_the_readme_runs(tmp_path):
+    """As it stands there but for the device, the width and the number of steps."""
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    (code,) = re.findall(r"```python\n(# torchrun.*?)```", readme, re.DOTALL)
+    for old, new in [('"nccl"', '"gloo"'), (".cuda()", ""), ('"cuda"', '"cpu"'), ("8192", "32"), ("1000", "3")]:
+        assert old in code
+        code = code.replace(old, new)
+    code = re.sub("torch.cuda.set_device.*\n", "", code) + "print('loss', loss.item())\ndist.destroy_process_group()\n"
+    (tmp_path / "sharded.py").write_text(code)
+    run = torchrun(2, program=(str(tmp_path / "sharded.py"),))
+    out, _ = run.communicate(timeout=80)
+    assert run.returncode == 0, out
+    values = re.findall(r"loss (\d+\.\d+)", out)
+    assert len(values) == 2 and values[0] != values[1]  # two processes, each with its own noise
 
 
 def test_alone_without_torchrun():
