@@ -190,11 +190,8 @@ class _Attention(nn.Module):
 
     def __init__(self, channels: int):
         super().__init__()
-        self.norm, self.enter, self.leave = (
-            nn.GroupNorm(8, channels),
-            nn.Conv2d(channels, 3 * channels, 1),
-            nn.Conv2d(channels, channels, 1),
-        )
+        self.norm = nn.GroupNorm(8, channels)
+        self.enter, self.leave = nn.Conv2d(channels, 3 * channels, 1), nn.Conv2d(channels, channels, 1)
         _zero(self.leave)
 
     def forward(self, h: Tensor) -> Tensor:

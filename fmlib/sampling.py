@@ -221,7 +221,7 @@ def log_likelihood(
     >>> log_likelihood(lambda x, t: 0 * x, torch.zeros(1, 2))  # of N(0, I) at 0: -log(2 pi)
     tensor([-1.8379])
     """
-    flow = _Flow(velocity, x_1, steps, method, condition, differentiable, chunk)
+    flow = _Flow(velocity, _validate.batch("x_1", x_1), steps, method, condition, differentiable, chunk)
     flow.estimate(divergence, probes, noise, generator)
     x_0, integral = flow.follow(x_1, (1.0, 0.0))  # the integral from 1 to 0, hence minus that from 0 to 1
     with torch.set_grad_enabled(differentiable):
@@ -249,7 +249,7 @@ def sample_and_log_prob(
     >>> log_prob  # x_1 ~ N(0, e^{-2}), so its density at 0 is e / sqrt(2 pi)
     tensor([0.0811])
     """
-    flow = _Flow(velocity, x_0, steps, method, condition, differentiable, chunk)
+    flow = _Flow(velocity, _validate.batch("x_0", x_0), steps, method, condition, differentiable, chunk)
     flow.estimate(divergence, probes, noise, generator)
     x_1, integral = flow.follow(x_0, (0.0, 1.0))
     with torch.set_grad_enabled(differentiable):
@@ -292,7 +292,6 @@ class _Flow:
     """Follows a velocity and integrates its divergence on the way, at the stages of a method that count."""
 
     def __init__(self, velocity, x, steps, method, condition, differentiable, chunk):
-        _validate.batch("x_1", x)
         self.steps = _validate.count("steps", steps)
         self.step = solvers.FIXED[_validate.choice("method", method, solvers.FIXED)]
         self.weights = solvers.WEIGHTS[method]

@@ -11,11 +11,16 @@ import io
 import ipywidgets
 import matplotlib
 import torch
+import traitlets
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torch import Tensor
 
 from fmlib import figures
+
+
+class _Picture(ipywidgets.Image):
+    description = traitlets.Unicode("").tag(sync=True)  # without it the page fails to show the tooltip, and the image
 
 
 class Explorer(ipywidgets.VBox):
@@ -29,11 +34,12 @@ class Explorer(ipywidgets.VBox):
         self._draw, self._controls = draw, controls
         self._figure = Figure(figsize=size, dpi=80, layout="none")
         FigureCanvasAgg(self._figure)
-        self.picture = ipywidgets.Image(format="png", tooltip=alt)
+        self.picture = _Picture(format="png", tooltip=alt)
         self.problem = ipywidgets.HTML()
         for control in controls.values():
             control.style.description_width = "initial"
             control.layout.width = "95%"
+            control.tooltip = control.description
             control.observe(self._redraw, "value")
         super().__init__([*controls.values(), self.picture, self.problem])
         self.picture.value = self.render()

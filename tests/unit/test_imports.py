@@ -64,7 +64,7 @@ def test_every_third_party_import_is_declared():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     needed = {DISTRIBUTIONS.get(name, name) for tree in EVERY_FILE for name in packages(tree)}
     always, course = declared(project["dependencies"]), declared(project["optional-dependencies"]["course"])
-    assert {"torch", "scikit-learn"} <= needed and needed - always == {"ipywidgets"} <= course
+    assert {"torch", "scikit-learn"} <= needed and needed - always == {"ipywidgets", "traitlets"} <= course
     assert [name for name, tree in MODULES.items() if "ipywidgets" in packages(tree)] == ["widgets"]
 
 

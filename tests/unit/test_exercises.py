@@ -1,0 +1,605 @@
+"""The exercises: each checker against right and wrong answers, the engine against whatever a learner may hand in."""
+
+import ast
+import json
+import re
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import nbformat
+import numpy as np
+import pytest
+import torch
+
+from fmlib import exercises
+from fmlib.exercises import ____, _check
+from fmlib.exercises._blank import Blank, holds_blank
+
+ROOT = Path(__file__).parents[2]
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))
+EVERY = exercises.every()
+by_key = pytest.mark.parametrize("q", EVERY, ids=lambda q: q.key)
+
+velocity = exercises.basics.velocity_of_linear_path
+choice = exercises.basics.three_bumps
+number = exercises.basics.half_turn
+potential = exercises.bregman.strictly_convex
+
+
+@pytest.fixture(autouse=True)
+def own_progress(tmp_path, monkeypatch):
+    monkeypatch.setenv("FMLIB_PROGRESS", str(tmp_path / "progress.json"))
+    monkeypatch.setattr(_check, "SECONDS", 3.0)
+
+
+def answer_of(source: str):
+    """The `answer` that a cell's source defines, and where its lines can be found, as IPython arranges it."""
+    names = {"torch": torch, "____": ____, "exercises": exercises}
+    exec(compile(source, "<a cell>", "exec"), names)
+    return names["answer"]
+
+
+# ---- each exercise ---------------------------------------------------------------------------------------------------
+
+
+@by_key
+def test_the_reference_solution_passes(q, capsys):
+    names = {"torch": torch, "____": ____, "exercises": exercises}
+    exec(q.answer_code, names)  # the whole cell, as a solved notebook has it
+    assert capsys.readouterr().out.startswith("Correct. ")
+    assert names["q"] is q
+
+
+@by_key
+def test_every_right_answer_passes(q, capsys):
+    assert len(set(q.rights)) >= 2
+    for source in q.rights:
+        outcome = q.check(answer_of(source))
+        assert outcome.kind == "correct", (source, outcome.message)
+
+
+@by_key
+def test_every_wrong_answer_gets_its_message(q, capsys):
+    assert len(set(q.wrongs)) >= 3
+    for source, part in q.wrongs:
+        outcome = q.check(answer_of(source))
+        assert outcome.kind in ("wrong", "error"), source
+        assert len(part) >= 8 and part in outcome.message, (source, outcome.message)
+
+
+@by_key
+def test_every_foreseen_mistake_has_a_wrong_answer_that_meets_it(q, capsys):
+    met = {q.check(answer_of(source)).message for source, _ in q.wrongs}
+    assert {message for _, message in getattr(q, "mistakes", ())} <= met
+
+
+@by_key
+def test_the_start_is_not_attempted(q, capsys):
+    names = {"torch": torch, "____": ____, "exercises": exercises}
+    exec(q.start, names)
+    out = capsys.readouterr().out
+    assert f"Exercise {q.number} is open. Replace ____" in out.replace("\n", " ")
+    assert q.check().kind == q.check(____).kind == q.check(None).kind == "not attempted"
+
+
+@by_key
+def test_texts_are_in_form(q):
+    assert getattr(getattr(exercises, q.key.split(".")[0]), q.key.split(".")[1]) is q
+    assert q.task in ("predict", "complete", "break it") and len(q.hints) >= 2
+    assert 2 <= len(re.findall(r"[.?)](?:\s|$)", q.why)) <= 7
+    for text in (q.start, q.answer_code):
+        lines = text.split("\n")
+        assert len(lines) <= 20 and max(map(len, lines)) <= 88
+        assert lines[0] == f"q = exercises.{q.key}" and lines[-1] == "q.check(answer)"
+    assert "____" in q.given and "____" not in q.reference
+    prose = " ".join(text for text in [q.question, q.after, q.why, *q.hints] if text)
+    assert "!" not in prose and "  " not in prose and prose.isascii()
+
+
+@by_key
+def test_options_are_lettered_and_every_wrong_one_says_why(q):
+    if not isinstance(q, _check.Choice):
+        return
+    assert list(q.options) == list("abcd")
+    reasons = [reason for _, reason in q.options.values() if reason]
+    assert len(set(reasons)) == 3 and all(len(reason) > 60 for reason in reasons)
+    assert all(f"- **{letter}**: {text}" in q.markdown for letter, (text, _) in q.options.items())
+
+
+@by_key
+def test_hopeless_answers_get_a_sentence(q, capsys):
+    class Strange:
+        def __eq__(self, other):
+            raise RuntimeError("do not compare me")
+
+        def __bool__(self):
+            raise RuntimeError("nor ask me")
+
+        __hash__ = None
+
+    hopeless = [None, "", "x", 3, 1j, True, [], {}, object(), Strange(), Strange, torch.zeros(0), torch.ones(2, 2)]
+    hopeless += [float("nan"), float("inf"), np.zeros(3), torch.tensor([1j]), print, int]
+    hopeless += [lambda: 1, lambda *a: None]
+    for answer in hopeless:
+        outcome = q.check(answer)
+        out = capsys.readouterr().out.strip()
+        assert (
+            outcome.kind in ("wrong", "error", "not attempted")
+            and len(out) > 30
+            and re.search(r"[.?]$|in line \d+:\n", out)
+        ), out
+        assert "0x" not in out and "Traceback" not in out
+
+
+def test_the_course_has_three_to_six_exercises_a_notebook_numbered_in_order():
+    assert len({q.number for q in EVERY}) == len({q.key for q in EVERY}) == len(EVERY)
+    for chapter, module in enumerate(exercises.TITLES, start=1):
+        here = [q.number for q in EVERY if q.key.startswith(module + ".")]
+        assert 3 <= len(here) <= 6 and here == [f"{chapter}.{k + 1}" for k in range(len(here))]
+
+
+# ---- what a wrong function is told -----------------------------------------------------------------------------------
+
+
+def told(q, source: str) -> str:
+    return q.check(answer_of(source)).message
+
+
+FUNCTION = "def answer(x_0, x_1, t):\n"
+
+
+@pytest.mark.parametrize(
+    "body, part",
+    [
+        ("    x_0 += x_1\n    return x_1 - x_0", "changes its input x_0 in place"),
+        ("    t.mul_(0)\n    return x_1 - x_0", "changes its input t in place"),
+        ("    x_1 - x_0", "returns None. Is a `return` missing"),
+        ("    return (x_1 - x_0).numpy()", "a NumPy array. It must return a torch tensor"),
+        ("    return [x_1 - x_0]", "a list. It must return a torch tensor"),
+        ("    return 1.0", "a float. It must return a torch tensor"),
+        ("    return (x_1 - x_0)[0]", "returns shape (2,), and shape (6, 2) is expected"),
+        ("    return (x_1 - x_0) / 0", "NaN or infinity"),
+        ("    return (x_1 - x_0).sqrt()", "NaN or infinity"),
+        ("    return (x_1 - x_0).double()", "for float32 input your function returns float64"),
+        ("    return (x_1 - x_0).float()", "for float64 input your function returns float32"),
+        ("    return (x_1 - x_0).round().int()", "expected is"),
+        ("    return (x_1 - x_0) + 1j", "complex numbers"),
+        ("    return x_1 - x_2", "NameError: name 'x_2' is not defined"),
+        ("    raise SystemExit(3)", "SystemExit: 3"),
+        ("    return answer(x_0, x_1, t)", "RecursionError"),
+        ("    return (1 - t) * x_0", "Write t[:, None]"),
+        ("    return 1.00001 * (x_1 - x_0)", "expected is"),
+    ],
+)
+def test_a_function_that_misbehaves(body, part, capsys):
+    assert part in told(velocity, FUNCTION + body)
+
+
+def test_wrong_arguments_are_named(capsys):
+    assert "must take 3 arguments, (x_0, x_1, t); it takes (x_0)" in told(velocity, "answer = lambda x_0: x_0")
+    assert "Give the function itself" in velocity.check(torch.ones(3)).message
+
+
+def test_an_error_is_shown_with_its_line_and_source(capsys):
+    def answer(x_0, x_1, t):
+        here = x_1 - x_0
+        return here / int(0 * 1) if False else here.reshape(7, -1)
+
+    line = answer.__code__.co_firstlineno + 2
+    message = velocity.check(answer).message
+    assert f"in line {line}:\n    return here / int(0 * 1) if False" in message and "RuntimeError" in message
+    out = capsys.readouterr().out
+    assert "Traceback" not in out and "0x" not in out and str(ROOT) not in out
+
+
+def test_an_error_deep_inside_torch_is_blamed_on_the_learners_line(capsys):
+    def answer(x_0, x_1, t):
+        return torch.nn.functional.cross_entropy(
+            x_0,
+            x_1,
+            t[:, None, None],
+        )
+
+    assert f"in line {answer.__code__.co_firstlineno + 1}" in velocity.check(answer).message
+
+
+def test_addresses_never_appear(capsys):
+    velocity.check(answer_of(FUNCTION + "    raise ValueError(object())"))
+    assert "0x" not in capsys.readouterr().out
+
+
+# ---- time ------------------------------------------------------------------------------------------------------------
+
+FOREVER = """def answer(x_0, x_1, t):
+    while True:
+        try:
+            pass
+        except Exception:
+            pass"""
+
+
+def test_an_endless_loop_is_stopped(monkeypatch, capsys):
+    monkeypatch.setattr(_check, "SECONDS", 0.2)
+    outcome = velocity.check(answer_of(FOREVER))
+    assert outcome.kind == "error" and "still running after 0.2 seconds" in outcome.message
+    assert "in line" in outcome.message and "a loop that never ends" in outcome.message
+
+
+def test_an_endless_loop_is_stopped_off_the_main_thread(monkeypatch, capsys):
+    monkeypatch.setattr(_check, "SECONDS", 0.2)
+    outcomes = []
+    worker = threading.Thread(target=lambda: outcomes.append(velocity.check(answer_of(FOREVER))))
+    worker.start()
+    worker.join(30)
+    assert not worker.is_alive() and "still running after 0.2 seconds" in outcomes[0].message
+    deadline = time.monotonic() + 30  # the loop itself ends too, and does not eat a core for ever
+    while threading.active_count() > 1 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert threading.active_count() == 1
+
+
+def test_off_the_main_thread_answers_are_judged_alike(capsys):
+    outcomes = []
+    sources = [velocity.reference, velocity.wrongs[0][0], FUNCTION + "    return 1 / 0"]
+    work = lambda: outcomes.extend(velocity.check(answer_of(source)) for source in sources)  # noqa: E731
+    worker = threading.Thread(target=work)
+    worker.start()
+    worker.join(30)
+    assert [outcome.kind for outcome in outcomes] == ["correct", "wrong", "error"]
+
+
+@pytest.mark.skipif(not hasattr(__import__("signal"), "setitimer"), reason="this system has no alarms")
+def test_somebody_elses_alarm_survives(capsys):
+    import signal
+
+    before = signal.getsignal(signal.SIGALRM), signal.getitimer(signal.ITIMER_REAL)
+    rang = []
+    try:
+        signal.signal(signal.SIGALRM, lambda *_: rang.append(1))
+        signal.setitimer(signal.ITIMER_REAL, 1000)
+        velocity.check(answer_of(velocity.reference))
+        assert 900 < signal.getitimer(signal.ITIMER_REAL)[0] <= 1000 and not rang
+    finally:
+        signal.signal(signal.SIGALRM, before[0])
+        signal.setitimer(signal.ITIMER_REAL, *before[1])
+
+
+def test_stop_in_the_notebook_still_stops(capsys):
+    def answer(x_0, x_1, t):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        velocity.check(answer)
+
+
+# ---- what a check leaves behind --------------------------------------------------------------------------------------
+
+
+def test_a_check_does_not_move_the_random_state(capsys):
+    torch.rand(5)  # away from the state that the engine begins with
+    before = torch.get_rng_state()
+    for body in ("    torch.manual_seed(3)\n    return torch.randn(6, 2)", "    return x_1 - x_0"):
+        velocity.check(answer_of(FUNCTION + body))
+    potential.check(answer_of(potential.reference))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_two_checks_print_the_same(capsys):
+    for source in (FUNCTION + "    return x_1 - 1.1 * x_0", FUNCTION + "    return torch.rand(6, 2)"):
+        first = told(velocity, source)
+        torch.rand(5)
+        assert told(velocity, source) == first
+
+
+def test_an_outcome_shows_nothing_itself(capsys):
+    from IPython.core.formatters import DisplayFormatter
+
+    outcome = number.check(0.5)
+    assert repr(outcome) == "" and DisplayFormatter().format(outcome) == ({}, {})
+    with pytest.raises(AttributeError):
+        outcome.kind = "correct"
+
+
+def test_output_is_wrapped_but_code_is_not(capsys):
+    for q in EVERY:
+        for source, _ in q.wrongs:
+            q.check(answer_of(source))
+        q.solution()
+        for _ in q.hints:
+            q.hint()
+        assert max(map(len, capsys.readouterr().out.split("\n"))) <= 88
+
+
+# ---- choices and numbers ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("answer", ["c", "C", " c ", "(c)", "c)", "c."])
+def test_a_letter_may_be_written_in_several_ways(answer, capsys):
+    assert choice.check(answer).kind == "correct"
+
+
+def test_a_choice_that_is_none(capsys):
+    assert 'such as answer = "a"' in choice.check(3).message
+    assert "There is no option 'e'" in choice.check("e").message
+    assert choice.check("____").kind == "not attempted"
+    assert "one answer" in choice.check("a", "b").message
+
+
+@pytest.mark.parametrize(
+    "answer", [1 / 1.7, np.float64(0.588), torch.tensor(0.588), torch.tensor([[0.59]]), np.array(0.59)]
+)
+def test_a_number_may_come_in_several_types(answer, capsys):
+    assert number.check(answer).kind == "correct"
+
+
+def test_numbers_that_are_wrong(capsys):
+    assert "a little too small: give more digits" in number.check(0.575).message
+    assert number.check(0.2).message.startswith("0.2 is too small. Write X_t")
+    assert number.check(30).message.startswith("30 is too large.")
+    assert "a text" in number.check("0.588").message
+    assert "division by zero" in number.check(float("nan")).message
+    assert "shape (2,)" in number.check(torch.ones(2)).message
+
+
+def test_no_mistake_is_near_the_truth_or_another_mistake():
+    for q in EVERY:
+        if isinstance(q, _check.Number):
+            values = [q.expected, *(value for value, _ in q.mistakes)]
+            assert all(abs(a - b) > 2 * q.within for i, a in enumerate(values) for b in values[:i]), q.key
+
+
+# ---- hints and solutions ---------------------------------------------------------------------------------------------
+
+
+def test_hints_go_step_by_step(capsys, monkeypatch):
+    q = potential
+    monkeypatch.setattr(q, "_shown", 0)
+    count = len(q.hints)
+    for k in range(count):
+        q.hint()
+        assert capsys.readouterr().out.startswith(f"Hint {k + 1} of {count}: {q.hints[k][:20]}")
+    q.hint()
+    assert f"no further hint, {count} is the last" in capsys.readouterr().out
+    q.hint(2)
+    assert capsys.readouterr().out.startswith(f"Hint 2 of {count}")
+    q.hint()
+    assert capsys.readouterr().out.startswith(f"Hint 3 of {count}")
+    for bad in (0, -1, "2", 1.5, True):
+        q.hint(bad)
+        assert "by its number, q.hint(1) to q.hint(3)" in capsys.readouterr().out
+    q.hint(99)
+    assert "no further hint" in capsys.readouterr().out
+
+
+def test_solution_shows_code_and_why(capsys):
+    velocity.solution()
+    out = capsys.readouterr().out
+    assert out.startswith("def answer(x_0, x_1, t):\n    return x_1 - x_0\n\nThe derivative of")
+    assert repr(velocity) == "Exercise 1.1: q.check(answer), q.hint(), q.solution()"
+
+
+# ---- the blank -------------------------------------------------------------------------------------------------------
+
+
+USES = """
+____ + 1 | 1 - ____ | 2 * ____ / 3 | -____ | abs(____) | ____ ** 2 | 2 ** ____ | ____ @ x | x @ ____ | x + ____
+____ - x | x / ____ | ____ < 3 | ____ == 3 | x > ____ | ____(1, a=2) | ____[0, :] | ____.mean(0) | ____.shape
+____ % 2 | ~____ | ____ & ____ | round(____) | torch.exp(____) | torch.add(x, ____) | torch.where(x > 0, x, ____)
+torch.softmax(____, 1) | torch.stack([x, ____]) | torch.cat([____, x]) | torch.nn.functional.mse_loss(x, ____)
+x.lerp(x, ____) | np.ones(3) * ____ | np.exp(____) | ____.a.b(3)[0] | x.where(x > 0, ____) | ____ != x | x ** ____
+"""
+
+
+@pytest.mark.parametrize("use", [use.strip() for line in USES.split("\n") for use in line.split(" | ") if use])
+def test_a_blank_survives(use):
+    assert isinstance(eval(use, {"____": ____, "torch": torch, "np": np, "x": torch.ones(3, 2)}), Blank)
+
+
+def test_a_blank_is_seen_inside_and_shown_as_written():
+    assert holds_blank([1, (____, 2)]) and holds_blank({"a": ____}) and not holds_blank([1, "b"])
+    assert f"{____} {____!r}" == "____ ____" and {____: 1}[____] == 1 and float(____) != float(____)
+    assert list(____) == [] and list(range(____)) == [] and bool(____) and 3 not in ____ and complex(____) != 0
+    with pytest.raises(AttributeError):
+        getattr(____, "_ipython_display_")  # noqa: B009
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "    return ____",
+        "    return x_0 + ____",
+        "    if ____ > 0:\n        return x_1\n    return x_0",
+        "    return x_0 * float(____)",
+        "    for k in range(____):\n        x_0 = x_0 + k\n    return x_0",
+        "    a, b = ____\n    return a - b",
+        "    return torch.tensor(____)",
+        "    return x_0[____] / 0",
+        "    return {'answer': ____}",
+        "    ____[0] = 1\n    return x_0",
+        "    x_0[0] = ____\n    return x_0",
+    ],
+)
+def test_a_half_filled_function_is_not_attempted(body, capsys):
+    assert velocity.check(answer_of(FUNCTION + body)).kind == "not attempted"
+
+
+def test_arithmetic_on_a_blank_is_not_attempted(capsys):
+    assert number.check(1 / ____).kind == number.check([____]).kind == "not attempted"
+
+
+# ---- notebooks -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
+def test_a_notebook_holds_its_exercises_as_they_start(path):
+    notebook = nbformat.read(path, as_version=4)
+    here = [q for q in EVERY if q.number.startswith(f"{int(path.name[:2])}.")]
+    places = {cell.id: k for k, cell in enumerate(notebook.cells)}
+    checks = [cell.id for cell in notebook.cells if cell.id.startswith("exercise-") and cell.id.endswith("-check")]
+    assert checks == [f"exercise-{q.number.replace('.', '-')}-check" for q in here]
+    for q, name in zip(here, checks, strict=True):
+        cell = notebook.cells[places[name]]
+        assert cell.source == q.start and cell.metadata["tags"] == ["exercise"]
+        assert notebook.cells[places[name] - 1].source == q.markdown
+        shown = "".join(output.text for output in cell.outputs)
+        assert f"Exercise {q.number} is open. Replace ____" in shown.replace("\n", " ")
+    sources = "\n".join(cell.source for cell in notebook.cells)
+    assert sources.count("**Exercise ") == len(here)
+    setup = next(cell.source for cell in notebook.cells if cell.cell_type == "code")
+    assert "from fmlib.exercises import ____" in setup and "exercises" in setup.replace("fmlib.exercises", "")
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
+def test_no_other_cell_reads_what_an_exercise_cell_defines(path):
+    defined = {"q", "answer", "math"}
+    for cell in nbformat.read(path, as_version=4).cells:
+        if cell.cell_type != "code" or "exercise" in cell.metadata.get("tags", []):
+            continue
+        names = [node for node in ast.walk(ast.parse(cell.source)) if isinstance(node, ast.Name)]
+        read = {node.id for node in names if isinstance(node.ctx, ast.Load)}
+        written = {node.id for node in names if isinstance(node.ctx, ast.Store)}
+        assert not (read - written) & defined, cell.id
+
+
+def test_solved_fills_in_every_reference_and_leaves_the_rest():
+    notebook = nbformat.read(NOTEBOOKS[0], as_version=4)
+    before = [cell.source for cell in notebook.cells]
+    solved = exercises.solved(notebook)
+    assert [cell.source for cell in notebook.cells] == before
+    changed = {new.id: new.source for old, new in zip(notebook.cells, solved.cells, strict=True) if old != new}
+    assert set(changed.values()) == {q.answer_code for q in EVERY if q.number.startswith("1.")}
+
+
+# ---- imports ---------------------------------------------------------------------------------------------------------
+
+
+def test_exercises_are_light_and_fmlib_does_not_load_them():
+    code = (
+        "import sys, fmlib; assert 'fmlib.exercises' not in sys.modules; from fmlib import exercises;"
+        "print(*{name.split('.')[0] for name in sys.modules})"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    heavy = {"matplotlib", "scipy", "sklearn", "ipywidgets", "IPython", "torchdiffeq", "pooch", "nbformat"}
+    assert not heavy & set(done.stdout.split())
+
+
+def test_references_do_not_come_from_what_the_learner_could_call():
+    for path in (ROOT / "fmlib" / "exercises").glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and node.module.startswith("fmlib"):
+                assert node.module.startswith("fmlib.exercises"), path.name
+
+
+# ---- progress --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def file(tmp_path, monkeypatch):
+    monkeypatch.setattr(exercises._progress, "_said", set())
+    return tmp_path / "progress.json"
+
+
+def test_a_right_answer_is_remembered_and_a_wrong_one_does_not_undo_it(file, capsys):
+    number.check(0.5)
+    assert not file.exists()
+    number.check(0.588)
+    choice.check("c")
+    number.check(0.5)
+    assert json.loads(file.read_text())["done"] == {"1.2": "basics.three_bumps", "1.6": "basics.half_turn"}
+    assert file.read_text().startswith('{\n  "about"') and [p.name for p in file.parent.iterdir()] == [file.name]
+
+
+def test_progress_table(file, capsys):
+    choice.check("c")
+    capsys.readouterr()
+    exercises.progress()
+    lines = capsys.readouterr().out.split("\n")
+    assert re.fullmatch(r"1\. Flow matching basics +1 of +6   \[ \] 1\.1  \[x\] 1\.2  \[ \] 1\.3 .*", lines[0])
+    assert re.fullmatch(rf"The course +1 of {len(EVERY)}", lines[5])
+    assert lines[6] == f"Kept in {file}; delete that file to start again."
+
+
+def test_deleting_the_file_starts_again(file, capsys):
+    choice.check("c")
+    file.unlink()
+    exercises.progress()
+    assert re.search(r"The course +0 of", capsys.readouterr().out)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", "3", '{"done": 3}', '{"done": {"1.1": 2}}', '{"done": null}', "[" * 100000]
+)
+def test_a_damaged_file_is_set_aside(text, file, capsys):
+    file.write_text(text)
+    choice.check("c")
+    assert "It is now called progress.json.bad" in capsys.readouterr().out
+    assert file.with_name("progress.json.bad").read_text() == text
+    assert json.loads(file.read_text())["done"] == {"1.2": "basics.three_bumps"}
+
+
+def test_a_file_that_is_no_text_is_set_aside(file, capsys):
+    file.write_bytes(b"\xff\xfe\x00{")
+    exercises.progress()
+    assert "damaged" in capsys.readouterr().out and not file.exists()
+
+
+def test_a_folder_in_its_place_is_left_alone(file, capsys):
+    file.mkdir()
+    assert choice.check("c").kind == "correct"
+    out = capsys.readouterr().out.replace("\n", " ")
+    assert "is not a file" in out and "FMLIB_PROGRESS" in out and file.is_dir() and not list(file.iterdir())
+    choice.check("c")
+    assert "is not a file" not in capsys.readouterr().out  # said once is enough
+    exercises.progress()
+    assert "not a file" in capsys.readouterr().out
+
+
+def test_a_file_that_cannot_be_written_costs_one_sentence(file, capsys, monkeypatch):
+    def refuse(*_):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(exercises._progress.os, "replace", refuse)
+    assert choice.check("c").kind == "correct"
+    out = capsys.readouterr().out.replace("\n", " ")
+    assert "could not be saved (permission denied)" in out and not list(file.parent.iterdir())
+
+
+def test_a_read_only_file_is_not_replaced(file, capsys, monkeypatch):
+    file.write_text('{"done": {}}')
+    monkeypatch.setattr(exercises._progress.os, "access", lambda *_: False)
+    choice.check("c")
+    assert "read-only" in capsys.readouterr().out and file.read_text() == '{"done": {}}'
+    assert [p.name for p in file.parent.iterdir()] == [file.name]
+
+
+def test_without_a_home_the_notebook_goes_on(file, capsys, monkeypatch):
+    monkeypatch.delenv("FMLIB_PROGRESS")
+
+    def homeless():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", homeless)
+    assert choice.check("c").kind == "correct"
+    exercises.progress()
+    assert "could not determine home directory" in capsys.readouterr().out
+
+
+def test_by_default_progress_is_kept_in_the_home(file, tmp_path, capsys, monkeypatch):
+    monkeypatch.delenv("FMLIB_PROGRESS")
+    monkeypatch.setattr(Path, "home", lambda: tmp_path)
+    choice.check("c")
+    exercises.progress()
+    assert "Kept in ~/.fmlib/progress.json" in capsys.readouterr().out
+    assert (tmp_path / ".fmlib" / "progress.json").exists()
+
+
+def test_a_write_that_is_cut_off_leaves_the_old_file(file, capsys, monkeypatch):
+    choice.check("c")
+    old = file.read_text()
+    monkeypatch.setattr(exercises._progress.os, "fsync", lambda _: (_ for _ in ()).throw(OSError(28, "No space left")))
+    number.check(0.588)
+    assert "no space left" in capsys.readouterr().out and file.read_text() == old
+    assert [p.name for p in file.parent.iterdir()] == [file.name]
