@@ -244,7 +244,7 @@ def info() -> None:
     """Print the device that `auto` takes, its precision, the versions, the number of threads and the data cache."""
     place = devices.device_of()
     name = torch.cuda.get_device_name() if place.type == "cuda" else platform.processor() or platform.machine()
-    native = "native" if devices.multiplies_bf16(place) else "emulated, so `auto` leaves it alone"
+    native = "faster than float32" if devices.multiplies_bf16(place) else "not faster, so `auto` leaves it alone"
     print(f"device      {place} ({name}), {torch.get_num_threads()} CPU threads, bf16 {native}")
     print(f"versions    fmlib {fmlib.__version__}, torch {torch.__version__}, python {platform.python_version()}")
     print(f"data cache  {datasets.cache()}")

@@ -1,5 +1,6 @@
 """What a step of training sees: rows drawn by seed and step, coupled, ahead of time where coupling takes time."""
 
+import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
@@ -55,30 +56,27 @@ def drawing(
     paired = isinstance(coupling, Paired)
     if paired and not (isinstance(source, Tensor) and isinstance(target, Tensor) and len(source) == len(target)):
         raise ValueError("Paired() needs source and target data of one length")
-    generator = torch.Generator(place)
     share = batch_size // world.size
-    mine = slice(
-        world.rank * share, (world.rank + 1) * share
-    )  # every process draws the whole batch, and takes its part
+    mine = slice(world.rank * share, (world.rank + 1) * share)  # of the whole batch, which every process draws
 
-    def rows(law, picked):
+    def rows(law, picked, generator):
         if isinstance(law, Tensor):
             return law[picked.to(law.device)].to(place, non_blocking=True)
         return law(batch_size, generator=generator).to(place)[mine]
 
-    def pick(law):
+    def pick(law, generator):
         n = len(law) if isinstance(law, Tensor) else 1
         return torch.randint(n, (batch_size,), generator=generator, device=place)[mine]
 
     def draw(step: int) -> Batch:
-        generator.manual_seed(_mixed(seed, step))
-        picked = pick(target)
-        x_1 = rows(target, picked)
+        generator = torch.Generator(place).manual_seed(_mixed(seed, step))
+        picked = pick(target, generator)
+        x_1 = rows(target, picked, generator)
         if source is None:
             shape = (batch_size, *x_1.shape[1:])
             x_0 = torch.randn(shape, generator=generator, device=place, dtype=x_1.dtype)[mine]
         else:
-            x_0 = rows(source, picked if paired else pick(source))
+            x_0 = rows(source, picked if paired else pick(source, generator), generator)
         t = torch.rand(batch_size, generator=generator, device=place, dtype=x_1.dtype)[mine]
         if not isinstance(coupling, Independent):  # which is what the rows are already
             x_0, x_1 = coupling(x_0, x_1, generator=generator)
@@ -100,8 +98,13 @@ def _mixed(seed: int, step: int) -> int:
 
 
 def ahead(draw: Callable[[int], Batch], start: int, steps: int, coupling, place: torch.device) -> Iterator[Batch]:
-    """draw(start), ..., draw(steps - 1). A coupling that takes time works in a thread, one batch ahead."""
-    if isinstance(coupling, Independent | Paired) or start == steps:
+    """draw(start), ..., draw(steps - 1). A coupling that takes time works in a thread, one batch ahead.
+
+    That takes a core that the network leaves free. Where its steps keep every core busy, a thread beside them costs
+    more than it hides (measured: every product waits for the core that the thread is using), so there is none.
+    """
+    busy = place.type == "cpu" and torch.get_num_threads() >= (os.cpu_count() or 1)
+    if busy or isinstance(coupling, Independent | Paired) or start == steps:
         yield from map(draw, range(start, steps))
         return
     stream = torch.cuda.Stream(place) if place.type == "cuda" else None

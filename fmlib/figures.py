@@ -8,6 +8,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from torch import Tensor
@@ -96,7 +97,8 @@ def field(ax: Axes, velocity, extent: float = 3.0, count: int = 16, color: str =
 def trajectories(ax: Axes, x: Tensor, color: str = PATH, alpha: float = 0.5) -> None:
     """Draw paths x (steps + 1, n, 2), with their starts in the source's colour and their ends in the target's."""
     x = array(x)
-    ax.plot(x[:, :, 0], x[:, :, 1], color=color, alpha=alpha, linewidth=0.8)
+    lines = LineCollection(x.transpose(1, 0, 2), colors=color, alpha=alpha, linewidths=0.8)  # one object draws faster
+    ax.add_collection(lines)
     points(ax, x[0], SOURCE, size=9, alpha=0.9)
     points(ax, x[-1], TARGET, size=9, alpha=0.9)
 

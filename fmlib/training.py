@@ -93,6 +93,7 @@ def fit(
     _check_rates(learning_rate, warmup, clip, ema)
     if batch_size % (world.size * accumulate):
         raise ValueError(f"batch_size {batch_size} must be a multiple of {world.size} processes x {accumulate} parts")
+    precision = _precision(precision, place, checkpoint if resume else None, world)
     dtype = devices.precision_of(precision, place)
     draw = batches.drawing(target, source, labels, coupling, batch_size, seed, place, world)
     rates = {"learning_rate": learning_rate, "warmup": warmup, "clip": clip, "ema": ema}
@@ -154,6 +155,18 @@ def _check_rates(learning_rate: float, warmup: int, clip: float | None, ema: flo
     _validate.positive("learning_rate", learning_rate)
     if clip is not None:
         _validate.positive("clip", clip)
+
+
+def _precision(name: str, place: torch.device, folder: str | Path | None, world: devices.Processes) -> str:
+    """'auto' decided once for all processes; a run that goes on keeps what it began with."""
+    if name != "auto":
+        return name
+    if folder is not None and (Path(folder) / checkpoints.LATEST).exists():
+        return checkpoints.read(folder).record["about"].get("training", {}).get("precision", "float32")
+    chosen = ["bf16" if devices.precision_of("auto", place) else "float32"]
+    if world.size > 1:
+        dist.broadcast_object_list(chosen, device=place)
+    return chosen[0]
 
 
 def _decay(step: int, steps: int, warmup: int) -> float:

@@ -131,6 +131,69 @@ def posterior_explorer(path, extent: float = 3.0) -> Explorer:
     return Explorer(draw, controls, alt=alt)
 
 
+def target_explorer(extent: float = 3.0) -> Explorer:
+    """Place one of three target points, move the time, and see the density and the marginal velocity follow."""
+    from fmlib.exact import DataPath
+
+    fixed = torch.tensor([[-1.5, 1.0], [-0.5, -1.5]])
+
+    def draw(figure, x, y, t):
+        data = torch.cat([fixed, torch.tensor([[x, y]])])
+        path = DataPath(data)
+        left, right = figure.subplots(1, 2)
+        for ax, title in [(left, f"density, t = {t:.2f}"), (right, "marginal velocity")]:
+            figures.space(ax, extent, title)
+            figures.density(ax, lambda x: path.log_density(x, t), extent, count=60)
+            figures.points(ax, data, figures.TARGET, size=25, alpha=1)
+        figures.field(right, lambda x: path.velocity(x, t), extent)
+
+    controls = {
+        "x": slider("first coordinate of the third target point", -2.5, 2.5, 0.1, 1.5),
+        "y": slider("second coordinate of the third target point", -2.5, 2.5, 0.1, 0.5),
+        "t": slider("time t", 0.0, 0.9, 0.02, 0.5),
+    }
+    alt = "Left: the density of the path to three target points at time t. Right: arrows of the marginal velocity."
+    return Explorer(draw, controls, alt=alt)
+
+
+def coupling_explorer(source, target, extent: float = 3.2) -> Explorer:
+    """Choose a coupling and a batch size k; see its pairs, and the cost E||X_1 - X_0||^2 against k.
+
+    source, target: samplers (n) -> (n, 2).
+    """
+    from fmlib.couplings import Independent, MinibatchOT
+
+    kinds, most = {"independent": Independent(), "minibatch OT": MinibatchOT()}, 256
+    x_0, x_1 = source(4 * most).cpu(), target(4 * most).cpu()
+    order = torch.Generator().manual_seed(0)
+    sizes, costs, pairs = [2**power for power in range(1, 9)], {}, {}
+    for name, coupling in kinds.items():
+        for k in sizes:
+            batches = [coupling(a, b, generator=order) for a, b in zip(x_0.split(k), x_1.split(k), strict=True)]
+            costs[name, k] = sum((b - a).square().sum().item() for a, b in batches) / len(x_0)
+            pairs[name, k] = torch.stack(batches[0])
+
+    def draw(figure, name, power):
+        k = 2**power
+        left, right = figure.subplots(1, 2)
+        figures.space(left, extent, f"the pairs of one batch, k = {k}")
+        figures.trajectories(left, pairs[name, k])
+        for kind, marker in [("independent", "s-"), ("minibatch OT", "o-")]:
+            color = figures.VELOCITY if kind == name else figures.NEUTRAL
+            right.plot(sizes, [costs[kind, size] for size in sizes], marker, color=color, label=kind)
+        right.plot(k, costs[name, k], "o", color=figures.ERROR, markersize=11)
+        right.set(xlabel="batch size k", title=f"cost of the coupling: {costs[name, k]:.2f}", ylim=(0, None))
+        right.set_xscale("log", base=2)
+        right.legend()
+
+    controls = {
+        "name": choice("coupling", ["minibatch OT", "independent"]),
+        "power": slider("batch size, as a power of two", 1, 8, 1, 3),
+    }
+    alt = "Left: lines between paired source and target samples. Right: the cost of both couplings against k."
+    return Explorer(draw, controls, alt=alt)
+
+
 def _weighted_points(ax, data: Tensor, weights: Tensor) -> None:
     data, weights = figures.array(data), figures.array(weights)
     ax.scatter(*data.T, s=8, c=figures.NEUTRAL, alpha=0.5, linewidths=0)

@@ -32,10 +32,10 @@ def printed(cell) -> str:
     return "".join(output.text for output in cell.outputs if output.output_type == "stream")
 
 
-def problems(path: Path) -> list[str]:
-    """What is wrong with the notebook at `path` in its two states."""
+def problems(path: Path, states: tuple[str, ...] = ("empty", "solved")) -> list[str]:
+    """What is wrong with the notebook at `path` in these states."""
     found, texts = [], {}
-    for state in ("empty", "solved"):
+    for state in states:
         notebook = nbformat.read(path, as_version=4)
         notebook = exercises.solved(notebook) if state == "solved" else notebook
         with tempfile.TemporaryDirectory() as folder:

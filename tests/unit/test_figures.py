@@ -87,10 +87,10 @@ def test_field_draws_the_velocity_and_scales_its_longest_arrow(ax):
 def test_trajectories_run_from_the_sources_colour_to_the_targets(ax):
     x = normal(4, 3, 2)
     figures.trajectories(ax, x)
-    assert len(ax.lines) == 3
-    for i, line in enumerate(ax.lines):
-        np.testing.assert_array_equal(line.get_xydata(), x[:, i])
-    starts, ends = ax.collections
+    lines, starts, ends = ax.collections
+    assert len(lines.get_segments()) == 3
+    for i, line in enumerate(lines.get_segments()):
+        np.testing.assert_array_equal(line, x[:, i])
     np.testing.assert_array_equal(starts.get_offsets(), x[0])
     np.testing.assert_array_equal(ends.get_offsets(), x[-1])
     assert tuple(starts.get_facecolor()[0][:3]) == to_rgba(figures.SOURCE)[:3]

@@ -222,12 +222,34 @@ def test_bfloat16_is_used_in_products_alone_and_learns_the_same():
 def test_auto_precision_follows_the_hardware(features, capability, expected, monkeypatch):
     cpu, gpu = torch.device("cpu"), torch.device("cuda")
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: features)
+    monkeypatch.setattr(devices, "_bf16_is_faster", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda place: capability)
     on_cpu, on_gpu = (devices.precision_of("auto", place) for place in (cpu, gpu))
     assert (on_cpu is torch.bfloat16) == any(features.get(name) for name in ("avx512_bf16", "amx_bf16"))
     assert (on_gpu is torch.bfloat16) == (capability >= (8, 0)) == expected
     for place in (cpu, gpu):
         assert devices.precision_of("float32", place) is None and devices.precision_of("bf16", place) is torch.bfloat16
+
+
+def test_auto_leaves_a_format_alone_that_the_hardware_has_and_is_slow_at(monkeypatch):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
+    for faster, expected in [(True, torch.bfloat16), (False, None)]:
+        monkeypatch.setattr(devices, "_bf16_is_faster", lambda faster=faster: faster)
+        assert devices.precision_of("auto", torch.device("cpu")) is expected
+    monkeypatch.undo()
+    assert devices._bf16_is_faster() in (True, False)
+
+
+def test_a_run_that_goes_on_keeps_the_precision_it_began_with(tmp_path, monkeypatch):
+    """Even where 'auto' would now decide otherwise, as on another machine."""
+    options = {"steps": 20, "batch_size": 16, "checkpoint_every": 10}
+    whole = fit(network(), data(), precision="bf16", **options)
+    monkeypatch.setattr(training.devices, "multiplies_bf16", lambda place: True)
+    with pytest.raises(Stopped):
+        fit(network(), data(), precision="auto", checkpoint=tmp_path, on_step=stop_at(12), **options)
+    monkeypatch.setattr(training.devices, "multiplies_bf16", lambda place: False)
+    resumed = fit(network(), data(), precision="auto", checkpoint=tmp_path, resume=True, **options)
+    assert same(whole.model, resumed.model)
 
 
 @pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs a C++ compiler on the CPU")
@@ -237,8 +259,10 @@ def test_a_compiled_network_trains_as_the_other():
     torch.testing.assert_close(plain.losses, compiled.losses, rtol=1e-4, atol=1e-5)
 
 
-def test_a_coupling_computed_ahead_changes_nothing():
-    """The batches that the thread brings are those that the function draws."""
+@pytest.mark.parametrize("cores", [1, 64])
+def test_a_coupling_computed_ahead_changes_nothing(cores, monkeypatch):
+    """The batches that threads bring, with cores to spare or without, are those that the function draws."""
+    monkeypatch.setattr(batches.os, "cpu_count", lambda: cores)
     place, world = torch.device("cpu"), Processes(0, 1)
     draw, again = (batches.drawing(data(), None, None, MinibatchOT(), 16, 5, place, world) for _ in range(2))
     for step, batch in enumerate(batches.ahead(draw, 3, 9, MinibatchOT(), place), 3):
@@ -247,7 +271,10 @@ def test_a_coupling_computed_ahead_changes_nothing():
     assert step == 8
 
 
-def test_an_error_in_the_coupling_stops_the_training():
+@pytest.mark.parametrize("cores", [1, 64])
+def test_an_error_in_the_coupling_stops_the_training(cores, monkeypatch):
+    monkeypatch.setattr(batches.os, "cpu_count", lambda: cores)
+
     def broken(x_0, x_1, generator=None):
         raise ZeroDivisionError("coupled badly")
 

@@ -90,17 +90,20 @@ DATA = normal(30, 2, dtype=torch.float32)
         lambda: widgets.path_explorer(MixturePath(skew_mixture(torch.float32)), samples=50),
         lambda: widgets.posterior_explorer(DataPath(DATA)),
         lambda: widgets.posterior_explorer(DataPath(DATA[:3])),
+        lambda: widgets.target_explorer(),
+        lambda: widgets.coupling_explorer(lambda n: torch.randn(n, 2), lambda n: 2 + torch.randn(n, 2)),
     ],
-    ids=["path", "posterior", "posterior of three"],
+    ids=["path", "posterior", "posterior of three", "target", "coupling"],
 )
 def test_the_explorers_draw_at_both_ends_of_every_slider(make):
     explorer = make()
     assert explorer.picture.tooltip
     for control in explorer._controls.values():
         middle, frames = control.value, set()
-        for value in (control.min, control.max):
+        ends = control.options if hasattr(control, "options") else (control.min, control.max)
+        for value in ends:
             control.value = value
             assert explorer.problem.value == ""
             frames.add(picture(explorer))
-        assert len(frames) == 2
+        assert len(frames) == len(ends)
         control.value = middle

@@ -1,0 +1,1 @@
+"""What makes the course into a workshop and a site; nothing in the course needs it."""

@@ -1,0 +1,63 @@
+"""What the workshop and the site share: the notebooks with their captions, and the assets that replace a CDN."""
+
+import re
+from importlib import metadata
+from pathlib import Path
+
+import nbformat
+
+ROOT = Path(__file__).parents[1]
+BUILD = ROOT / "build"
+
+
+def notebooks() -> list[Path]:
+    return sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))
+
+
+def read(path: Path):
+    return nbformat.read(path, as_version=4)
+
+
+def title(notebook) -> str:
+    """The first heading of a notebook."""
+    return notebook.cells[0].source.splitlines()[0].lstrip("# ")
+
+
+def mathjax() -> Path:
+    """All of MathJax in one file that asks for no other: the fonts are drawn as SVG."""
+    return _packaged("sphinx-mathjax-offline", "tex-svg-full.js")
+
+
+def reveal() -> Path:
+    """The folder with reveal.js, its style sheets and fonts."""
+    return _packaged("sphinx-revealjs", "revealjs/dist/reveal.js").parent
+
+
+def _packaged(distribution: str, ending: str) -> Path:
+    found = [file for file in metadata.files(distribution) or [] if str(file).replace("\\", "/").endswith(ending)]
+    if not found:
+        raise FileNotFoundError(f"the package {distribution} holds no file {ending}")
+    return Path(found[0].locate())
+
+
+def captions(notebook) -> dict[str, str]:
+    """What each picture shows, by the id of its cell: the paragraph "*Figure: ...*" nearest above it."""
+    found, latest = {}, ""
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            paragraphs = re.split(r"\n\s*\n", cell.source)
+            latest = next((caption(p) for p in reversed(paragraphs) if caption(p)), latest)
+        elif cell.cell_type == "code" and pictures(cell):
+            found[cell.id] = latest
+    return found
+
+
+def caption(paragraph: str) -> str:
+    """The text of a paragraph that describes a figure, else nothing."""
+    match = re.fullmatch(r"\*Figure[^:.]*[:.]\s*(.*?)\*?", paragraph.strip(), re.DOTALL)
+    return " ".join(match[1].split()) if match else ""
+
+
+def pictures(cell) -> list[str]:
+    """The pictures among the outputs of a code cell, as base64 of a PNG."""
+    return [output.data["image/png"] for output in cell.outputs if "image/png" in output.get("data", {})]

@@ -1,0 +1,101 @@
+"""The site is built and read in a browser, as a phone and as a desktop would, in light and dark."""
+
+import functools
+import http.server
+import re
+import subprocess
+import sys
+import threading
+from html.parser import HTMLParser
+from urllib.parse import unquote, urlsplit
+
+import pytest
+
+from tests.browser.conftest import NOTEBOOKS, ROOT
+
+pytestmark = pytest.mark.timeout(240)
+SIZES = {"phone": (390, 844), "desktop": (1280, 900)}
+PAGES = ["index.html", "api/exact.html", *(f"{path.stem}.html" for path in NOTEBOOKS)]
+
+
+class Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture(scope="module")
+def folder():
+    built = subprocess.run([sys.executable, "-m", "publish.build_site"], cwd=ROOT, capture_output=True, text=True)
+    assert built.returncode == 0, built.stderr
+    return ROOT / "build" / "site"
+
+
+@pytest.fixture(scope="module")
+def site(folder):
+    """The site's address."""
+    handler = functools.partial(Quiet, directory=folder)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+class Links(HTMLParser):
+    """Everything a page links to or loads, its anchors, and its images without a text."""
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.targets, self.anchors, self.mute = [], set(), []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        attrs = dict(attrs)
+        self.targets += [attrs[name] for name in ("href", "src") if attrs.get(name)]
+        self.anchors.add(attrs.get("id"))
+        if tag == "img" and not attrs.get("alt"):
+            self.mute.append(attrs.get("src"))
+
+
+def test_no_link_is_broken_and_no_picture_is_mute(folder):
+    pages = {path.resolve(): Links(path.read_text()) for path in folder.rglob("*.html")}
+    assert len(pages) > 10
+    for path, page in pages.items():
+        assert not page.mute, f"{path.name}: no alt text"
+        for target in page.targets:
+            parts = urlsplit(target)
+            if parts.scheme in ("http", "https", "data", "mailto"):
+                continue
+            there = (path.parent / unquote(parts.path)).resolve() if parts.path else path
+            assert there.exists(), f"{path.name}: {target}"
+            if parts.fragment and there in pages:
+                assert unquote(parts.fragment) in pages[there].anchors, f"{path.name}: {target}"
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("size", SIZES)
+def test_pages_fit_and_show_their_mathematics(size, scheme, site, watched):
+    page = watched(site, *SIZES[size], scheme=scheme)
+    for name in PAGES:
+        page.goto(f"{site}/{name}")
+        page.wait_for_function("!window.MathJax?.startup || window.MathJax.startup.promise.then(() => true)")
+        wide = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+        assert wide <= 0, f"{name} is {wide} px too wide"
+        formulas = page.locator("mjx-container svg").count()
+        if name[0].isdigit():
+            assert formulas > 20, f"{name} shows {formulas} formulas"
+        assert page.locator("mjx-merror, [data-mjx-error]").count() == 0, f"{name}: a formula does not parse"
+        raw = page.locator("article").inner_text()
+        assert not re.search(r"\\(mathbb|frac|big)\b|\$\$", raw), f"{name}: raw TeX in the text"
+        background = page.evaluate("getComputedStyle(document.body).backgroundColor")
+        assert (sum(map(int, re.findall(r"\d+", background)[:3])) < 384) == (scheme == "dark"), background
+
+
+def test_search_finds_a_word(site, watched):
+    page = watched(site)
+    page.goto(f"{site}/index.html")
+    page.get_by_role("textbox", name="Search").fill("Itakura")
+    page.keyboard.press("Enter")
+    page.locator("#search-results li a").first.wait_for()
+    assert "Bregman" in page.locator("#search-results").inner_text()
