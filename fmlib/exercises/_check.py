@@ -215,7 +215,7 @@ class Number(Exercise):
                 raise _Stop(WRONG, message)
         size = "too large" if value > self.expected else "too small"
         if abs(value - self.expected) <= 3 * self.within:
-            raise _Stop(WRONG, f"Close, but {value:.4g} is a little {size}: give more digits.")
+            raise _Stop(WRONG, f"Close, but {value:.4g} is a little {size}: give one more digit, or a fraction.")
         raise _Stop(WRONG, f"{value:.4g} is {size}. {self.otherwise}")
 
     def _number(self, answer) -> float:
@@ -452,7 +452,8 @@ def _kind(value) -> str:
         return f"a tensor of shape {tuple(value.shape)}"
     if callable(value):
         return "a function"
-    known = {"str": "a text", "bool": "True or False", "ndarray": "a NumPy array", "complex": "a complex number"}
+    known = {"str": "a string in quotes", "bool": "True or False", "ndarray": "a NumPy array"}
+    known["complex"] = "a complex number"
     return known.get(name) or f"{'an' if name[0].lower() in 'aeiou' else 'a'} {name}"
 
 

@@ -87,9 +87,10 @@ three_bumps = Choice(
     number="1.2",
     task="predict",
     question=(
-        "Before you move the slider: when does the density $p_t$ first show three separate bumps, although every "
-        "sample "
-        'sets out at once and walks at constant speed? Answer with a letter in quotes, such as `answer = "a"`.'
+        "Let $q$ be a mixture of three Gaussians, with means about 1.7 away from the origin and standard deviations of "
+        "0.3 to 0.45. Before you look at the next figure: when does the density $p_t$ first show three separate bumps, "
+        "although every sample sets out at once and walks at constant speed? Answer with a letter in quotes, such as "
+        '`answer = "a"`.'
     ),
     options={
         "a": (
@@ -110,7 +111,7 @@ three_bumps = Choice(
             "are more than 2 apart: they have been separate for a while.",
         ),
     },
-    after="Then move the slider and look.",
+    after="Then go on to the figure, and to the explorer below it, and look.",
     reference='answer = "c"',
     why=(
         "Given its component, X_t has mean t mu_k and variance t^2 s_k^2 + (1 - t)^2. The distances between the means "
@@ -193,6 +194,10 @@ psi_half = Function(
             lambda y, t, m, s: 0.5 * m + _scale(0.5, s) * (y + t * m) / _scale(t, s),
             "You added t m. Solving y = t m + c_t x for x subtracts it.",
         ),
+        (
+            lambda y, t, m, s: y + (0.5 - t) * m,
+            "You moved the mean but kept the spread: c_t changes as well, from c_t to c_{1/2}.",
+        ),
     ),
     cases=_points,
     rights=(
@@ -208,6 +213,7 @@ psi_half = Function(
         (_PSI_HALF.format("(y - t * m) / c_t", "c_half * x"), "the mean is missing"),
         (_PSI_HALF.format("(y - t * m) / c_t", "m + s * x"), "goes on to time 1"),
         (_PSI_HALF.format("(y + t * m) / c_t", "m / 2 + c_half * x"), "subtracts it"),
+        (_PSI_HALF.format("y", "y + (0.5 - t) * m"), "kept the spread"),
         (_PSI_HALF.format("y - t * m", "m / 2 + c_half * x"), "expected is"),
     ),
 )
@@ -217,7 +223,8 @@ score_counted_twice = Choice(
     number="1.4",
     task="break it",
     question=(
-        "In the diffusion, replace the factor $g^2/2$ of the score by $g^2$. How will the histogram at $t=1$ be wrong?"
+        "*Optional, as this section is.* In the diffusion, replace the factor $g^2/2$ of the score by $g^2$. How will "
+        "the histogram at $t=1$ be wrong?"
     ),
     options={
         "a": (
@@ -237,7 +244,11 @@ score_counted_twice = Choice(
             "where they are.",
         ),
     },
-    after="Then sample with `score=lambda x, t: 2 * line.score(x, t)` and look.",
+    after=(
+        "Then look: in the cell that makes `runs`, write `score=lambda x, t: 2 * line.score(x, t)` (`sample` itself "
+        "multiplies the score by $g^2/2$), and run it and the figure's cell. Undo the change: the next claims would "
+        "stop you."
+    ),
     reference='answer = "b"',
     why=(
         "Noise of variance g^2 dt spreads the law, and the drift g^2/2 times the score gathers it again, just as "
@@ -277,8 +288,9 @@ sign_of_target = Choice(
         ),
     },
     after=(
-        "Then try it. For which clock is this network right? *Hint: start from the moons, and give it $1-t$ in place "
-        "of $t$.*"
+        "Then try it: write `x_0 - x_1` in `train`, run that cell and the next. A claim stops you, and many samples "
+        "lie outside the picture. For which clock is this network right? Look at `sample(lambda x, t: "
+        "moons_velocity(x, 1 - t), datasets.moons(1000).to(device))`. Undo the change and run both cells again."
     ),
     reference='answer = "c"',
     why=(
@@ -298,12 +310,13 @@ half_turn = Number(
     task="predict",
     question=(
         "Make it a half turn, $X_1=-0.7X_0$, still paired. At which time $t$ do all pairs meet in one point? Answer "
-        "with a number between 0 and 1, to two digits."
+        "with a number between 0 and 1, rounded to two decimals, or with a fraction such as `1 / 3`."
     ),
     after=(
         "What can a velocity do there, where one point stands for all pairs? Change the matrix in the cell "
-        "above to `[[-1.0, 0.0], [0.0, -1.0]]`, run it and the next one, and see what the trained flow does. (A claim "
-        "will stop you. Undo the change.)"
+        "above to `[[-1.0, 0.0], [0.0, -1.0]]`, run it and the next one, and see what the trained flow does. (The "
+        "paired claim on the energy distance stops you: the paths shrink to the middle and stay too narrow. Undo the "
+        "change.)"
     ),
     reference="answer = 1 / 1.7",
     expected=1 / 1.7,
@@ -330,8 +343,8 @@ half_turn = Number(
     otherwise="Write X_t as a factor times X_0, and ask when that factor is zero.",
     why=(
         "X_t = (1 - t) X_0 - 0.7 t X_0 = (1 - 1.7 t) X_0, which is zero for every pair at t = 1 / 1.7 = 0.588. There "
-        "the place tells nothing about the pair, and one velocity cannot serve all of them: the flow can only be the "
-        "average. A smooth network cannot send different points through one point and out again."
+        "the place tells nothing about the pair, and one velocity cannot serve all of them: the velocity can only be "
+        "the average over all pairs. A smooth network cannot send different points through one point and out again."
     ),
     hints=(
         "Put X_1 = -0.7 X_0 into X_t = (1 - t) X_0 + t X_1 and collect the factor of X_0.",

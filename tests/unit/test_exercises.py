@@ -336,10 +336,10 @@ def test_a_number_may_come_in_several_types(answer, capsys):
 
 
 def test_numbers_that_are_wrong(capsys):
-    assert "a little too small: give more digits" in number.check(0.575).message
+    assert "a little too small: give one more digit" in number.check(0.575).message
     assert number.check(0.2).message.startswith("0.2 is too small. Write X_t")
     assert number.check(30).message.startswith("30 is too large.")
-    assert "a text" in number.check("0.588").message
+    assert "a string in quotes" in number.check("0.588").message
     assert "division by zero" in number.check(float("nan")).message
     assert "shape (2,)" in number.check(torch.ones(2)).message
 
