@@ -1,6 +1,7 @@
 """The command line: `python -m fmlib train digits --out runs/digits`, `sample`, `info`."""
 
 import argparse
+import math
 import platform
 import sys
 import time
@@ -91,8 +92,10 @@ def train(
     place = devices.device_of(device)
     devices.precision_of(recipe.precision, place)
     torch.manual_seed(seed)  # the network's first weights
-    loaded = load(data, split)
     folder = Path(out)
+    if data not in NAMED and folder.resolve().is_relative_to(Path(data).resolve()):
+        raise ValueError(f"--out {out} lies in the folder of images {data}, where its pictures would become data")
+    loaded = load(data, split)
     with devices.group(place) as world:
         folder.mkdir(parents=True, exist_ok=True)
         network = _network(loaded)
@@ -116,7 +119,8 @@ def train(
         )
         seconds = time.perf_counter() - start
         if world.rank == 0:
-            report(folder, data, loaded, result, seed, seconds)
+            with checkpoints.locked(folder):
+                report(folder, data, loaded, result, seed, seconds)
 
 
 def _network(data: Data) -> nn.Module:
@@ -169,7 +173,8 @@ def score(
         judge = KNeighborsClassifier(3).fit(seen.numpy(), real.y.numpy())
         scores["recognised_as_asked"] = judge.score(drawn.numpy(), asked.numpy())
         scores["held_out_images_recognised"] = judge.score(new.numpy(), held_out.y.numpy())
-    scores["energy_distance_over_its_floor"] = metrics.energy_distance(drawn, new) / metrics.energy_distance(seen, new)
+    floor = metrics.energy_distance(seen, new)
+    scores["energy_distance_over_its_floor"] = metrics.energy_distance(drawn, new) / floor if floor else math.nan
     near, usual = metrics.nearest_distance(drawn, seen).mean(), metrics.nearest_distance(new, seen).mean()
     scores["distance_to_nearest_training_image_over_held_out"] = float(near / usual)
     return scores

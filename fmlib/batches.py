@@ -52,7 +52,7 @@ def drawing(
             raise ValueError("labels need target data, not a sampler")
         if len(_validate.labels("labels", labels, 2**31)) != len(target):
             raise ValueError(f"labels and target must have one length, got {len(labels)} and {len(target)}")
-        labels = labels.to(place)
+        labels = labels.to(place, torch.int64)
     paired = isinstance(coupling, Paired)
     if paired and not (isinstance(source, Tensor) and isinstance(target, Tensor) and len(source) == len(target)):
         raise ValueError("Paired() needs source and target data of one length")
@@ -113,6 +113,8 @@ def ahead(draw: Callable[[int], Batch], start: int, steps: int, coupling, place:
         with torch.cuda.stream(stream) if stream else nullcontext():  # beside the network's own work
             return draw(step)
 
+    if stream:
+        stream.wait_stream(torch.cuda.current_stream(place))  # the data may still be on its way
     with ThreadPoolExecutor(1, "coupling") as pool:
         following = pool.submit(drawn, start)
         for step in range(start + 1, steps + 1):
@@ -130,6 +132,7 @@ def _on_device(name: str, law: Law | None, place: torch.device) -> Law | None:
     if law is None or (callable(law) and not isinstance(law, Tensor)):
         return law
     _validate.batch(name, law)
-    if place.type == "cuda" and law.numel() * law.element_size() > torch.cuda.mem_get_info(place)[0] / 2:
+    size = law.numel() * law.element_size()
+    if place.type == "cuda" and law.device.type == "cpu" and size > torch.cuda.mem_get_info(place)[0] / 2:
         return law.pin_memory()  # too large for the device: its rows travel batch by batch
     return law.to(place)

@@ -10,6 +10,7 @@ import errno
 import getpass
 import hashlib
 import json
+import math
 import os
 import platform
 import tempfile
@@ -65,8 +66,11 @@ def save(
     try:
         for kind, tensors in files.items():
             record |= _write(folder, kind, tensors)
-        if keep > 1 and (folder / LATEST).exists():
-            earlier = _read(folder / LATEST)
+        for path in folder.glob("checkpoint-*.json"):
+            if "steps" in about and _steps(path) >= about["steps"]:
+                path.unlink()  # of another run, which got further
+        earlier = _read(folder / LATEST) if keep > 1 and (folder / LATEST).exists() else None
+        if earlier and earlier["about"].get("steps", 0) < about.get("steps", math.inf):
             with replacing(folder / f"checkpoint-{earlier['about'].get('steps', 0):08d}.json") as temporary:
                 temporary.write_text((folder / LATEST).read_text())
         with replacing(folder / LATEST) as temporary:
@@ -135,14 +139,25 @@ def read(folder: str | Path, steps: int | None = None) -> Saved:
     """
     folder = Path(folder)
     try:
-        record = _read(folder / (LATEST if steps is None else f"checkpoint-{steps:08d}.json"))
+        record = _read(_file(folder, steps))
         weights = _tensors(folder, record["weights"], record["sha256"])
         state = _tensors(folder, record["state"], record["state_sha256"]) if "state" in record else {}
     except ValueError as error:
-        older = [str(int(path.stem.rpartition("-")[2])) for path in sorted(folder.glob("checkpoint-*.json"))]
+        older = [str(_steps(path)) for path in sorted(folder.glob("checkpoint-*.json"))]
         hint = f"; older checkpoints, by steps: {', '.join(older)}" if older and steps is None else ""
         raise ValueError(f"{error}{hint}") from None
     return Saved(weights, state, record)
+
+
+def _file(folder: Path, steps: int | None) -> Path:
+    older = folder / f"checkpoint-{steps or 0:08d}.json"
+    newest = steps is None or (not older.exists() and _read(folder / LATEST)["about"].get("steps") == steps)
+    return folder / LATEST if newest else older
+
+
+def _steps(path: Path) -> int:
+    number = path.stem.rpartition("-")[2]
+    return int(number) if number.isdigit() else -1
 
 
 def load(folder: str | Path, steps: int | None = None, model: nn.Module | None = None) -> tuple[nn.Module, dict]:
@@ -219,6 +234,9 @@ def locked(folder: str | Path) -> Iterator[None]:
             who = "its owner is not known"
         raise ValueError(f"{folder} is in use by a live run ({who}): stop it, or choose another folder") from None
     try:
+        for name in (".weights-*", ".state-*", ".checkpoint*", ".samples-*"):
+            for path in folder.glob(name):  # left by a run that was killed while it wrote
+                path.unlink()
         started = time.strftime("%Y-%m-%d %H:%M:%S")
         user = "user"
         with contextlib.suppress(OSError, KeyError):  # no such user, as in some containers

@@ -147,8 +147,8 @@ def folder(path: str | Path, size: int = 32) -> Folder:
     """All images in `path`, in the order of their names: cropped to the middle square, scaled to `size`, in colour.
 
     If they lie in subfolders, each subfolder is a class; if they lie in `path` itself, there are no classes and the
-    labels are zero. size: a multiple of 4. Other files are passed over. Raises ValueError if there are no images, some
-    above and some in subfolders, or if any cannot be read (counting and naming them).
+    labels are zero. size: a multiple of 4. Other files, and hidden ones, are passed over. Raises ValueError if there
+    are no images, some above and some in subfolders, or if any cannot be read (counting and naming them).
     """
     from PIL import Image, ImageOps
 
@@ -158,6 +158,7 @@ def folder(path: str | Path, size: int = 32) -> Folder:
     if not root.is_dir():
         raise ValueError(f"{root} is not a folder")
     files = sorted(file for file in root.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
+    files = [file for file in files if not any(part[0] == "." for part in file.relative_to(root).parts)]
     if not files:
         raise ValueError(f"{root} holds no images ({', '.join(sorted(SUFFIXES))})")
     owners = [file.relative_to(root).parts[0] if file.parent != root else "" for file in files]
@@ -168,7 +169,12 @@ def folder(path: str | Path, size: int = 32) -> Folder:
     for i, file in enumerate(files):
         try:
             with Image.open(file) as image:
-                square = ImageOps.fit(image.convert("RGB"), (size, size), Image.Resampling.LANCZOS)
+                if image.mode == "F":
+                    raise ValueError("no range is known for floating pixels")
+                if image.mode.startswith("I"):  # 16 bits of grey, which `convert` would clip to 8
+                    image = image.convert("I").point(lambda value: value / 257).convert("L")
+                upright = ImageOps.exif_transpose(image).convert("RGB")
+                square = ImageOps.fit(upright, (size, size), Image.Resampling.LANCZOS)
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):  # what Pillow raises on bad files
             unreadable.append(str(file.relative_to(root)))
             continue

@@ -6,7 +6,7 @@ from contextlib import nullcontext
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from fmlib import _validate, devices, solvers
 
@@ -53,9 +53,10 @@ def sample(
     switched between training and evaluation mode.
 
     chunk: rows that go through all steps together, so that what they need stays in the cache; 'auto' chooses for a
-    network on the CPU, None takes all. A network must treat rows one by one to be chunked. precision: of the
+    network of `fmlib.models` on the CPU, None takes all. A number is for a velocity that treats rows one by one;
+    conditions with a value for each row are cut alike. precision: of the
     velocity's matrix products, 'float32', 'bf16' or 'auto' (`devices.precision_of`). compile: let torch.compile
-    rewrite the velocity. Small batches of a network on a GPU run as a CUDA graph.
+    rewrite the velocity. Small batches of such a network on a GPU run as a CUDA graph.
     Raises TypeError or ValueError for anything else; nothing is broadcast.
 
     >>> sample(lambda x, t: -x, torch.ones(1, 1), steps=100, method="rk4")  # e^{-1}
@@ -76,7 +77,8 @@ def sample(
     times = torch.linspace(start, end, steps + 1, dtype=x_0.dtype, device=x_0.device)
     kept = every if return_path else None
     field = Field(torch.compile(velocity) if compile else velocity, x_0.shape, condition)
-    with _recording(differentiable, velocity), autocast(x_0, precision):
+    on_device = torch.cuda.device(x_0.device) if x_0.is_cuda else nullcontext()
+    with on_device, _recording(differentiable, velocity), autocast(x_0, precision):
         if method in solvers.ADAPTIVE:
             moments = times[::every] if return_path else times[[0, -1]]
             points, nfe = solvers.solve_adaptive(field, x_0, moments, method, rtol, atol)
@@ -87,7 +89,7 @@ def sample(
         else:
             nfe = steps * solvers.EVALUATIONS[method]
             solve = solvers.solve
-            if isinstance(velocity, nn.Module) and x_0.is_cuda and x_0.numel() < GRAPHED and not differentiable:
+            if _ours(velocity) and x_0.is_cuda and x_0.numel() < GRAPHED and not differentiable:
                 solve = solvers.solve_graphed
             rows = len(x_0) if differentiable else _rows(chunk, velocity, x_0)
             points = _in_chunks(lambda field, x: solve(field, x, times, method, kept), field, x_0, rows, return_path)
@@ -156,9 +158,14 @@ class Field:
 def _recording(differentiable: bool, velocity):
     """Whether autograd records. Off, it still works inside the velocity (a guided one may use it), unless the velocity
     is a network of this package, none of which does: inference mode is a little faster."""
-    if not differentiable and type(velocity).__module__ == "fmlib.models":
+    if not differentiable and _ours(velocity):
         return torch.inference_mode()
     return torch.set_grad_enabled(differentiable)
+
+
+def _ours(velocity) -> bool:
+    """Whether it is a network of this package: those treat rows one by one and do the same work at every time."""
+    return type(velocity).__module__ == "fmlib.models"
 
 
 def autocast(x: Tensor, precision: str):
@@ -173,7 +180,7 @@ def _rows(chunk: int | str | None, velocity, x_0: Tensor) -> int:
         return len(x_0)
     if chunk != "auto":
         return _validate.count("chunk", chunk)
-    if not isinstance(velocity, nn.Module) or x_0.device.type != "cpu":
+    if not _ours(velocity) or x_0.device.type != "cpu":
         return len(x_0)
     # What the widest layer puts out should fit the second-level cache of the cores that share the work
     width = max([p.shape[0] for p in velocity.parameters() if p.ndim > 1], default=1)
@@ -310,6 +317,10 @@ class _Flow:
 
     def follow(self, x: Tensor, t: tuple[float, float]) -> tuple[Tensor, Tensor]:
         """The end of the trajectory from x, and the integral of the divergence along it, (batch,)."""
+        with torch.inference_mode(False):  # derivatives are needed even where nothing is to be recorded
+            return self._parts(x.clone() if x.is_inference() else x, t)
+
+    def _parts(self, x: Tensor, t: tuple[float, float]) -> tuple[Tensor, Tensor]:
         times = torch.linspace(*t, self.steps + 1, dtype=x.dtype, device=x.device)
         parts = []
         for i in range(0, len(x), self.rows):
@@ -343,15 +354,19 @@ def _with_divergence(field: Field, x: Tensor, t: Tensor, probes: Tensor | None, 
     with torch.enable_grad():
         x = x if keep and x.requires_grad else x.detach().requires_grad_()
         u = field(x, t)
-        if not u.requires_grad:  # it does not depend on x
-            return u, u.new_zeros(len(u))
+        if not u.requires_grad:
+            if torch.equal(field(x + 1, t), u):  # it does not depend on x
+                return u, u.new_zeros(len(u))
+            raise ValueError("velocity stops gradients (no_grad or detach inside?), so its divergence is not known")
         # One reverse pass for each vector: from the output back to x, the derivatives with respect to the weights are
         # not computed. Measured faster than forward mode and than one pass for all vectors at once, on CPUs.
         last = (u[0].numel() if probes is None else len(probes)) - 1
         total = 0
         for i in range(last + 1):
             e = _basis(u, i) if probes is None else probes[i]
-            (product,) = torch.autograd.grad(u, x, e, retain_graph=keep or i < last, create_graph=keep)
+            (product,) = torch.autograd.grad(
+                u, x, e, retain_graph=keep or i < last, create_graph=keep, materialize_grads=True
+            )
             total = total + (
                 product.flatten(1)[:, i] if probes is None else (e * product).flatten(1).sum(1) / len(probes)
             )

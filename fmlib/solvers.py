@@ -5,6 +5,7 @@ tensors, so no step reads a value back from an accelerator, and s may be smaller
 Orders and tableaux: Hairer, Norsett & Wanner 1993, "Solving Ordinary Differential Equations I", section II.1.
 """
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -93,7 +94,7 @@ def solve_graphed(
 
 
 def cuda_graph(advance: Callable[[], None]) -> Callable[[], None]:
-    """Record the kernels of `advance` and return a function that launches them all at once."""
+    """Record the kernels of `advance`, on the current device, and return a function that launches them all at once."""
     side = torch.cuda.Stream()  # kernels are chosen and buffers made on the first calls, which no graph may hold
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
@@ -101,7 +102,7 @@ def cuda_graph(advance: Callable[[], None]) -> Callable[[], None]:
             advance()
     torch.cuda.current_stream().wait_stream(side)
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    with torch.cuda.graph(graph, stream=side, capture_error_mode="thread_local"):  # other threads may use the GPU
         advance()
     return graph.replay
 
@@ -153,9 +154,18 @@ def euler_maruyama(
         raise ValueError("times must increase: the score correction holds for time running forward")
     x, points, moments = x_0, [x_0], times.unbind()
     for k, (t, s) in enumerate(zip(moments[:-1], moments[1:], strict=True), 1):
-        g, h = (noise(t) if callable(noise) else noise), s - t
+        g, h = _amount(noise, t), s - t
         kick = torch.randn(x.shape, dtype=x.dtype, device=x.device, generator=generator)
         x = x + h * (velocity(x, t) + g**2 / 2 * score(x, t)) + g * h.sqrt() * kick
         if every and k % every == 0:
             points.append(x)
     return torch.stack(points) if every else x
+
+
+def _amount(noise, t: Tensor):
+    g = noise(t) if callable(noise) else noise
+    number = isinstance(g, int | float) and math.isfinite(g)
+    if not number and not (isinstance(g, Tensor) and g.ndim == 0):
+        came = f"a tensor of shape {tuple(g.shape)}" if isinstance(g, Tensor) else repr(g)
+        raise ValueError(f"noise must be, or return, a finite number or a 0-d tensor, got {came}")
+    return g

@@ -1,6 +1,8 @@
 """Training: one loop that regresses a network on the velocity of a path."""
 
 import copy
+import hashlib
+import json
 import math
 import re
 import sys
@@ -75,8 +77,9 @@ def fit(
 
     checkpoint: a folder for checkpoints, every `checkpoint_every` steps and at the end; the newest `keep` stay. With
     `resume`, training goes on from the newest one there, if any, and ends with the weights that it would have had
-    without the interruption, bit for bit on a CPU. about: JSON values to store with it. Under torchrun every process
-    takes its share of each batch and the first one writes the checkpoints; `coupling` pairs each share on its own.
+    without the interruption, bit for bit on a CPU; the global generator is put back to its state there. about: JSON
+    values to store with it. Under torchrun every process takes its share of each batch and the first one writes the
+    checkpoints; `coupling` pairs each share on its own.
 
     Raises TypeError or ValueError for bad data or options, for a checkpoint of other options (naming them), and for a
     folder that a live run holds; FloatingPointError if the loss is not finite; OSError if the disk is full. In all of
@@ -91,11 +94,16 @@ def fit(
     for name, value in (counts | {"checkpoint_every": checkpoint_every, "keep": keep}).items():
         _validate.count(name, value)
     _check_rates(learning_rate, warmup, clip, ema)
+    _validate.count("seed", seed, -(2**63))
+    about = _checked_about(about)
     if batch_size % (world.size * accumulate):
         raise ValueError(f"batch_size {batch_size} must be a multiple of {world.size} processes x {accumulate} parts")
     precision = _precision(precision, place, checkpoint if resume else None, world)
     dtype = devices.precision_of(precision, place)
     draw = batches.drawing(target, source, labels, coupling, batch_size, seed, place, world)
+    dtypes = {p.dtype for p in model.parameters() if p.is_floating_point()}
+    if isinstance(target, Tensor) and dtypes and target.dtype not in dtypes:
+        raise TypeError(f"target has dtype {target.dtype} and the model {dtypes.pop()}: convert one of them")
     rates = {"learning_rate": learning_rate, "warmup": warmup, "clip": clip, "ema": ema}
     things = {
         "coupling": coupling,
@@ -106,18 +114,18 @@ def fit(
         "labels": labels,
     }
     options = counts | rates | {"precision": precision, "seed": seed}
-    options |= {name: _named(thing) for name, thing in things.items()}
+    options |= {name: _named(thing, checkpoint is not None) for name, thing in things.items()}
 
     model = model.to(place).train()
+    network = _wrapped(model, place, world, compile)  # which gives all processes the weights of the first
     averaged = copy.deepcopy(model).eval().requires_grad_(False)
     optimizer = torch.optim.Adam(model.parameters(), learning_rate, fused=True)
     losses = torch.zeros(steps, device=place)
     writes = checkpoint is not None and world.rank == 0
-    run = _Run(model, averaged, optimizer, losses, options, about or {}, checkpoint)
+    run = _Run(model, averaged, optimizer, losses, options, about, checkpoint)
     with checkpoints.locked(checkpoint) if writes else nullcontext():
         start = run.restore() if resume and checkpoint is not None else 0
-        network, checked = _wrapped(model, place, world, compile), start
-        kept = keep if start else 1  # a new run replaces what an old one left
+        checked, kept = start, keep if start else 1  # a new run replaces what an old one left
         with _bar(start, steps, batch_size, progress and world.rank == 0) as bar:
             for step, batch in enumerate(batches.ahead(draw, start, steps, coupling, place), start):
                 for group in optimizer.param_groups:
@@ -137,14 +145,14 @@ def fit(
                 done = step + 1
                 due = checkpoint is not None and (done % checkpoint_every == 0 or done == steps)
                 if due or done % CHECKED == 0 or done == steps:
-                    _stop_unless_finite(losses[checked:done], checked, optimizer, world)
+                    _stop_unless_finite(losses[checked:done], checked, model, optimizer, world)
                     checked = done
                     bar.set_postfix(loss=f"{losses[max(0, done - CHECKED) : done].mean():.3f}", refresh=False)
+                if on_step is not None:
+                    on_step(done, averaged)  # before the checkpoint, which then knows what it drew
                 if due and writes:
                     run.save(done, kept)
                     kept = keep
-                if on_step is not None:
-                    on_step(done, averaged)
     return Fit(averaged, losses.cpu())
 
 
@@ -155,6 +163,18 @@ def _check_rates(learning_rate: float, warmup: int, clip: float | None, ema: flo
     _validate.positive("learning_rate", learning_rate)
     if clip is not None:
         _validate.positive("clip", clip)
+
+
+def _checked_about(about: dict | None) -> dict:
+    """`about` as it will come back from the disk."""
+    about = about or {}
+    taken = {"folder", "model", "state", "keep", "steps", "training"} & about.keys()
+    if taken:
+        raise ValueError(f"about cannot hold the names {', '.join(sorted(taken))}, which checkpoints use themselves")
+    try:
+        return json.loads(json.dumps(about))
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"about must hold JSON values only: {error}") from None
 
 
 def _precision(name: str, place: torch.device, folder: str | Path | None, world: devices.Processes) -> str:
@@ -192,18 +212,22 @@ def _average(averaged: nn.Module, model: nn.Module, decay: float) -> None:
             mine.copy_(theirs)
 
 
-def _stop_unless_finite(new: Tensor, start: int, optimizer, world: devices.Processes) -> None:
-    """Make `new`, the losses since step `start`, those of all processes; FloatingPointError if one is not finite."""
+def _stop_unless_finite(new: Tensor, start: int, model: nn.Module, optimizer, world: devices.Processes) -> None:
+    """Make `new`, the losses since step `start`, those of all processes.
+
+    FloatingPointError if one is not finite, or a weight is not, or so large that its square is not.
+    """
     if world.size > 1:
         dist.all_reduce(new)
         new /= world.size
+    rate = optimizer.param_groups[0]["lr"]
+    advice = f"near learning rate {rate:.3g}: try a lower one; the last checkpoint, if any, is from before"
     if not new.isfinite().all():
         first = int((~new.isfinite()).nonzero()[0])
-        rate = optimizer.param_groups[0]["lr"]
-        raise FloatingPointError(
-            f"the loss became {new[first].item()} at step {start + first}, near learning rate {rate:.3g}: try a lower "
-            "one; the last checkpoint, if any, is from before"
-        )
+        raise FloatingPointError(f"the loss became {new[first].item()} at step {start + first}, {advice}")
+    norms = torch._foreach_norm([p.detach() for p in model.parameters()])
+    if not all(norm.isfinite() for norm in norms):
+        raise FloatingPointError(f"weights became too large or NaN by step {start + len(new)}, {advice}")
 
 
 def _bar(start: int, steps: int, batch_size: int, wanted: bool) -> tqdm:
@@ -253,10 +277,14 @@ class _Run:
         if names:
             differing = "; ".join(f"{name} was {there.get(name)!r}, is {here[name]!r}" for name in names)
             raise ValueError(f"{self.folder} holds a run of other options: {differing}")
-        self.averaged.load_state_dict(weights)
         prefix = "model."
         mine = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
-        self.model.load_state_dict(mine)
+        try:
+            self.averaged.load_state_dict(weights)
+            self.model.load_state_dict(mine)
+        except RuntimeError as error:
+            reason = " ".join(str(error).split())[:200]
+            raise ValueError(f"{self.folder} holds weights of another network: {reason}") from None
         checkpoints.unflatten_optimizer(self.optimizer, state)
         self.losses[: len(state["losses"])] = state["losses"].to(self.losses)
         torch.set_rng_state(state["random"])
@@ -265,12 +293,14 @@ class _Run:
         return len(state["losses"])
 
 
-def _named(thing) -> str:
-    """A description that is the same in another process: no addresses."""
+def _named(thing, exactly: bool) -> str:
+    """A description that is the same in another process: no addresses. Of data, `exactly` adds a digest."""
     if thing is None:
         return "none"
     if isinstance(thing, Tensor):
-        return f"{tuple(thing.shape)} {thing.dtype}".replace("torch.", "")
+        content = thing.detach().cpu().contiguous().view(torch.uint8).numpy() if exactly else b""
+        digest = f", digest {hashlib.blake2b(content, digest_size=4).hexdigest()}" if exactly else ""
+        return f"{tuple(thing.shape)} {thing.dtype}{digest}".replace("torch.", "")
     if isinstance(thing, nn.Module):
         return f"{type(thing).__name__} {getattr(thing, 'config', '')}".strip()
     return re.sub(r" at 0x\w+", "", getattr(thing, "__qualname__", repr(thing)))

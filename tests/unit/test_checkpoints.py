@@ -284,6 +284,23 @@ def test_the_newest_stay_and_each_can_be_loaded(tmp_path):
     assert names(tmp_path) == ["checkpoint.json", "weights"]
 
 
+def test_the_newest_can_be_asked_for_by_its_steps_and_a_new_run_drops_what_went_further(tmp_path):
+    for number in (10, 20, 30):
+        checkpoints.save(tmp_path, network(number), keep=3, steps=number)
+    assert same(checkpoints.load(tmp_path, steps=30)[0], network(30))
+    for number in (5, 15):  # another run
+        checkpoints.save(tmp_path, network(number), keep=3, steps=number)
+    assert sorted(path.name for path in tmp_path.glob("*.json")) == ["checkpoint-00000005.json", "checkpoint.json"]
+
+
+def test_what_a_killed_run_left_half_written_goes_when_the_next_one_begins(tmp_path):
+    left = [".weights-abc_x.safetensors", ".state-1.safetensors", ".checkpoint-q.json", ".samples-z.png"]
+    for name in [*left, "notes.txt"]:
+        (tmp_path / name).touch()
+    with checkpoints.locked(tmp_path):
+        assert sorted(path.name for path in tmp_path.iterdir()) == [".lock", ".owner.json", "notes.txt"]
+
+
 def test_a_damaged_newest_checkpoint_points_to_the_older_ones(tmp_path):
     for number in (1, 2):
         checkpoints.save(tmp_path, network(number), keep=2, steps=number)
@@ -333,7 +350,7 @@ def test_the_state_of_an_optimizer_survives_the_disk(tmp_path):
 
 
 def test_a_folder_in_use_is_refused_with_owner_and_time(tmp_path):
-    code = "import sys, fmlib; fmlib.checkpoints.locked(sys.argv[1]).__enter__(); print(1, flush=True); input()"
+    code = "import sys, fmlib\nwith fmlib.checkpoints.locked(sys.argv[1]): print(1, flush=True), input()"
     child = subprocess.Popen(
         [sys.executable, "-c", code, tmp_path], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )

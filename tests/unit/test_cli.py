@@ -216,6 +216,12 @@ def test_train_mnist(small_images, tmp_path, monkeypatch, capsys):
     assert model.config == {"shape": [1, 28, 28], "width": 8, "classes": 10} and about["split"] == "test"
 
 
+def test_results_do_not_go_among_the_images(tmp_path, capsys):
+    out = str(tmp_path / "run")
+    assert refused(["train", str(tmp_path), "--out", out], "--out .* lies in the folder of images", capsys)
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("count, message", [(0, "holds no images"), (5, "at least 20 images are needed .*, got 5")])
 def test_a_folder_that_is_no_data_set(count, message, tmp_path, capsys):
     (tmp_path / "data").mkdir()

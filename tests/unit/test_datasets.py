@@ -322,6 +322,26 @@ def test_transparent_grey_and_palette_images_become_colour(tmp_path):
     assert datasets.folder(tmp_path).x.isfinite().all() and len(datasets.folder(tmp_path).x) == 6
 
 
+def test_photos_stand_upright_and_deep_greys_keep_their_range(tmp_path):
+    half = torch.zeros(32, 32, 3, dtype=torch.uint8)
+    half[:16] = 255
+    turned = Image.Exif()
+    turned[0x0112] = 6  # shown after a quarter turn clockwise: the top half comes to the right
+    Image.fromarray(half.numpy()).save(tmp_path / "a.png", exif=turned)
+    ramp = (torch.arange(32 * 32).reshape(32, 32) * 64).to(torch.int32).numpy().astype("uint16")
+    Image.fromarray(ramp).save(tmp_path / "b.png")
+    x = datasets.folder(tmp_path).x
+    assert (x[0, :, :, 17:] > 0.9).all() and (x[0, :, :, :15] < -0.9).all()
+    torch.testing.assert_close(x[1, 0], torch.from_numpy(ramp.astype("float32")) / 32767.5 - 1, atol=0.01, rtol=0)
+    Image.new("F", (8, 8), 0.5).save(tmp_path / "c.tiff")
+    with pytest.raises(ValueError, match="1 of 3 images .* cannot be read: c.tiff"):
+        datasets.folder(tmp_path)
+    (tmp_path / "c.tiff").unlink()
+    (tmp_path / ".trash").mkdir()
+    (tmp_path / ".trash" / "d.png").touch()
+    assert len(datasets.folder(tmp_path).x) == 2
+
+
 def test_unreadable_images_are_counted_and_named(pictures):
     (pictures / "red" / "broken.png").write_bytes(b"no picture")
     (pictures / "blue" / "cut.jpg").write_bytes((pictures / "blue" / "0.png").read_bytes()[:60])

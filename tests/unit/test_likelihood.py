@@ -193,6 +193,26 @@ def test_no_graph_is_kept_unless_it_is_asked_for():
     assert all(p.grad is None for p in u.parameters())
 
 
+def test_inference_mode_outside_changes_nothing():
+    path, x = exact.MixturePath(MIXTURE), MIXTURE.sample(5, seeded(1))
+    expected = log_likelihood(path.velocity, x, steps=20)
+    with torch.inference_mode():
+        torch.testing.assert_close(log_likelihood(path.velocity, x + 0, steps=20), expected, atol=1e-12, rtol=0)
+        there = sample_and_log_prob(path.velocity, x, steps=20)[1]
+    torch.testing.assert_close(there, sample_and_log_prob(path.velocity, x, steps=20)[1], atol=1e-12, rtol=0)
+
+
+def test_a_velocity_that_stops_gradients_is_refused_and_a_constant_one_is_not():
+    x = torch.randn(4, 2, generator=seeded(1))
+    with pytest.raises(ValueError, match="velocity stops gradients") as error:
+        log_likelihood(lambda x, t: -x.detach(), x)
+    assert one_sentence(error)
+    shift = nn.Parameter(torch.tensor([1.0, -2.0]))
+    for velocity in (lambda x, t: shift.expand_as(x), lambda x, t: shift.detach().expand_as(x)):
+        expected = sampling.standard_normal_log_prob(x - shift.detach())
+        torch.testing.assert_close(log_likelihood(velocity, x, steps=4), expected, atol=1e-5, rtol=0)
+
+
 class Wrong(nn.Module):
     def forward(self, x, t):
         return x[:, :1]

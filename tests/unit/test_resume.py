@@ -118,8 +118,10 @@ def test_another_network_or_other_data_is_refused_by_name(tmp_path):
     fit(network(), data(), steps=2, checkpoint=tmp_path)
     with pytest.raises(ValueError, match="network was .*'width': 16.*, is .*'width': 8"):
         fit(MLP(2, 8, 2), data(), steps=2, checkpoint=tmp_path, resume=True)
-    with pytest.raises(ValueError, match=r"target was '\(64, 2\) float32', is '\(65, 2\) float32'"):
+    with pytest.raises(ValueError, match=r"target was '\(64, 2\) float32, digest \w{8}', is '\(65, 2\)"):
         fit(network(), data(65), steps=2, checkpoint=tmp_path, resume=True)
+    with pytest.raises(ValueError, match=r"target was '\(64, 2\) float32, digest (\w{8})', is .* digest (?!\1)"):
+        fit(network(), data() + 1, steps=2, checkpoint=tmp_path, resume=True)
 
 
 def test_what_cannot_be_resumed(tmp_path):
@@ -153,6 +155,44 @@ def test_a_loss_that_is_not_finite_leaves_the_last_good_checkpoint(tmp_path):
     assert one_sentence(error)
     model, about = checkpoints.load(tmp_path, model=MLP(2, 8, 1))
     assert about["steps"] == 30 and all(p.isfinite().all() for p in model.parameters())
+
+
+@pytest.mark.parametrize("step", [9, 19])
+def test_weights_that_are_not_finite_are_never_saved_nor_returned(step, tmp_path):
+    """The gradient of a root at zero is not finite while the loss is; at the last step nothing else would notice."""
+
+    class Rooted(MLP):
+        calls = 0
+
+        def forward(self, x, t):
+            self.calls += 1
+            value = super().forward(x, t)
+            return value + (value * 0).sqrt() if self.calls > step else value
+
+    with pytest.raises(FloatingPointError, match="weights became too large or NaN by step .*, near") as error:
+        fit(Rooted(2, 8, 1), data(), steps=20, checkpoint=tmp_path, checkpoint_every=5)
+    assert one_sentence(error)
+    model, about = checkpoints.load(tmp_path, model=MLP(2, 8, 1))
+    assert about["steps"] == 5 * (step // 5) and all(p.isfinite().all() for p in model.parameters())
+
+
+def test_what_on_step_draws_is_part_of_the_run(tmp_path):
+    def noisy(step, averaged):
+        torch.randn(3)
+        if step == stop:
+            raise Stopped
+
+    results = []
+    for stop, folder in [(-1, "whole"), (14, "cut"), (-1, "cut")]:
+        torch.manual_seed(3)
+        model = Dropping(2, 16, 2)
+        options = {"steps": 20, "batch_size": 16, "checkpoint": tmp_path / folder, "checkpoint_every": 10}
+        if stop > 0:
+            with pytest.raises(Stopped):
+                fit(model, data(), on_step=noisy, **options)
+        else:
+            results.append(fit(model, data(), on_step=noisy, resume=True, **options))
+    assert same(results[0].model, results[1].model)
 
 
 # The loop's options
@@ -297,6 +337,25 @@ def test_every_process_takes_its_share_of_one_batch():
     assert not torch.equal(noise[0], noise[1]) and not torch.equal(noise[1], noise[2])
 
 
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"seed": 1.5}, "seed must be an integer, got 1.5"),
+        ({"about": {"x": torch.zeros(2)}}, "about must hold JSON values only: .*Tensor is not JSON serializable"),
+    ],
+)
+def test_options_of_another_type(options, message, tmp_path):
+    with pytest.raises(TypeError, match=message) as error:
+        fit(network(), data(), steps=2, checkpoint=tmp_path / "run", **options)
+    assert one_sentence(error) and not (tmp_path / "run").exists()
+
+
+def test_data_and_network_of_two_formats(tmp_path):
+    with pytest.raises(TypeError, match="target has dtype torch.float64 and the model torch.float32: convert one"):
+        fit(network(), data().double(), steps=2, checkpoint=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_images_train_with_labels():
     x = torch.randn(16, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     y = torch.arange(16) % 2
@@ -315,6 +374,7 @@ def test_images_train_with_labels():
         ({"precision": "fp8"}, "unknown precision 'fp8'; known: auto, float32, bf16"),
         ({"checkpoint_every": 0}, "checkpoint_every must be at least 1, got 0"),
         ({"keep": 0}, "keep must be at least 1, got 0"),
+        ({"about": {"model": "a", "keep": 1}}, "about cannot hold the names keep, model"),
     ],
 )
 def test_bad_options(options, message, tmp_path):

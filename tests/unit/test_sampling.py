@@ -241,17 +241,26 @@ def test_auto_chunks_fit_the_cache_and_are_for_networks_on_the_cpu_alone(monkeyp
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     sizes = []
 
-    class Counting(MLP):
-        def forward(self, x, t):
-            sizes.append(len(x))
-            return super().forward(x, t)
-
+    forward = MLP.forward
+    monkeypatch.setattr(MLP, "forward", lambda self, x, t: sizes.append(len(x)) or forward(self, x, t))
     x_0 = torch.randn(3000, 2)
-    sample(Counting(2, 512, 1), x_0, steps=1, method="euler")
+    sample(MLP(2, 512, 1), x_0, steps=1, method="euler")
     assert sizes == [1024, 1024, 952]  # 2 MB of 512 numbers of 4 bytes
     sizes.clear()
     sample(lambda x, t: sizes.append(len(x)) or x, x_0, steps=1, method="euler")
-    assert sizes == [3000]
+
+    class Other(MLP):
+        """Its rows may depend on each other."""
+
+    sample(Other(2, 512, 1), x_0, steps=1, method="euler")
+    assert sizes == [3000, 3000]
+
+
+@pytest.mark.parametrize("noise", [lambda t: torch.ones(5, 1), math.nan, "much", lambda t: None])
+def test_noise_is_a_number(noise):
+    with pytest.raises(ValueError, match="noise must be, or return, a finite number or a 0-d tensor, got") as error:
+        sample(lambda x, t: x, torch.zeros(1, 2), method="euler_maruyama", score=lambda x, t: x, noise=noise)
+    assert one_sentence(error)
 
 
 def test_a_thinned_path_holds_every_second_point():
