@@ -14,6 +14,8 @@ import torch.distributed as dist
 
 from fmlib import _validate
 
+CONNECT = timedelta(seconds=10)  # what an attempt to find the other processes may take
+
 
 def device_of(name: str = "auto") -> torch.device:
     """The device called `name`; 'auto' takes a GPU (CUDA, then Apple's) where there is one, else the CPU.
@@ -104,6 +106,26 @@ def group(place: torch.device, timeout: float = 300.0) -> Iterator[Processes]:
         return
     if place.type == "cuda":
         torch.cuda.set_device(place)
-    dist.init_process_group("nccl" if place.type == "cuda" else "gloo", timeout=timedelta(seconds=timeout))
+        dist.init_process_group("nccl", timeout=timedelta(seconds=timeout))
+    else:
+        _join_by_gloo(timedelta(seconds=timeout))
     yield processes()
     dist.destroy_process_group()
+
+
+def _join_by_gloo(timeout: timedelta, attempts: int = 4) -> None:
+    """Connect the processes by gloo, and try again where they miss each other.
+
+    On a busy machine gloo sometimes waits on both sides for a connection that neither makes (seen with PyTorch 2.13).
+    Each attempt meets under a name of its own in the store that torchrun keeps.
+    """
+    store, rank, size = next(dist.rendezvous("env://"))
+    for attempt in range(attempts):
+        place = dist.PrefixStore(f"attempt {attempt}", store)
+        try:
+            dist.init_process_group("gloo", store=place, rank=rank, world_size=size, timeout=CONNECT)
+            break
+        except RuntimeError:
+            if attempt == attempts - 1:
+                raise
+    dist.distributed_c10d._set_pg_timeout(timeout)  # from now on a wait may be for another's work

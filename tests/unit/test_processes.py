@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
 
 from fmlib import checkpoints, devices
 
@@ -126,7 +127,14 @@ def test_the_sharded_loop_of_the_readme_runs(tmp_path):
     """As it stands there but for the device, the width and the number of steps."""
     readme = (Path(__file__).parents[2] / "README.md").read_text()
     (code,) = re.findall(r"```python\n(# torchrun.*?)```", readme, re.DOTALL)
-    for old, new in [('"nccl"', '"gloo"'), (".cuda()", ""), ('"cuda"', '"cpu"'), ("8192", "32"), ("1000", "3")]:
+    join = "from fmlib import devices\ndevices._join_by_gloo(devices.timedelta(seconds=60))"
+    for old, new in [
+        ('dist.init_process_group("nccl")', join),
+        (".cuda()", ""),
+        ('"cuda"', '"cpu"'),
+        ("8192", "32"),
+        ("1000", "3"),
+    ]:
         assert old in code
         code = code.replace(old, new)
     code = re.sub("torch.cuda.set_device.*\n", "", code) + "print('loss', loss.item())\ndist.destroy_process_group()\n"
@@ -136,6 +144,27 @@ def test_the_sharded_loop_of_the_readme_runs(tmp_path):
     assert run.returncode == 0, out
     values = re.findall(r"loss (\d+\.\d+)", out)
     assert len(values) == 2 and values[0] != values[1]  # two processes, each with its own noise
+
+
+def test_processes_that_miss_each_other_try_again_under_another_name(monkeypatch):
+    join, names = dist.init_process_group, []
+
+    def first_in_vain(backend, store, **options):
+        names.append(store)
+        if len(names) == 1:
+            raise RuntimeError("timed out")
+        join(backend, store=store, **options)
+
+    monkeypatch.setattr(dist, "rendezvous", lambda url: iter([(dist.HashStore(), 0, 1)]))
+    monkeypatch.setattr(dist, "init_process_group", first_in_vain)
+    devices._join_by_gloo(devices.timedelta(seconds=60))
+    try:
+        assert devices.processes() == (0, 1) and len(names) == 2 and dist.get_backend() == "gloo"
+        value = torch.ones(2)
+        dist.all_reduce(value)
+        assert value.tolist() == [1, 1]
+    finally:
+        dist.destroy_process_group()
 
 
 def test_alone_without_torchrun():
