@@ -116,16 +116,18 @@ def group(place: torch.device, timeout: float = 300.0) -> Iterator[Processes]:
 def _join_by_gloo(timeout: timedelta, attempts: int = 4) -> None:
     """Connect the processes by gloo, and try again where they miss each other.
 
-    On a busy machine gloo sometimes waits on both sides for a connection that neither makes (seen with PyTorch 2.13).
-    Each attempt meets under a name of its own in the store that torchrun keeps.
+    On a busy machine one side of gloo is sometimes refused while the other waits (seen with PyTorch 2.13). Each attempt
+    meets under a name of its own in the store that torchrun keeps, and lasts as long on all sides, so that they meet.
     """
+    restart = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     store, rank, size = next(dist.rendezvous("env://"))
     for attempt in range(attempts):
-        place = dist.PrefixStore(f"attempt {attempt}", store)
+        place, start = dist.PrefixStore(f"{restart}/{attempt}", store), time.monotonic()
         try:
             dist.init_process_group("gloo", store=place, rank=rank, world_size=size, timeout=CONNECT)
             break
         except RuntimeError:
             if attempt == attempts - 1:
                 raise
+            time.sleep(max(0.0, CONNECT.total_seconds() - (time.monotonic() - start)))
     dist.distributed_c10d._set_pg_timeout(timeout)  # from now on a wait may be for another's work

@@ -68,6 +68,7 @@ def test_two_processes_give_the_losses_of_one_with_the_summed_batch(short, tmp_p
     )
 
 
+@pytest.mark.timeout(300)  # four starts of Python, on a machine that may be busy
 def test_a_killed_worker_is_restarted_and_the_run_goes_on(short, tmp_path):
     """One of two processes gets SIGKILL after the first checkpoint; the end is that of a run left in peace."""
     common = [*TRAIN, "--steps", 60, "--checkpoint-every", 10, "--resume"]
@@ -90,7 +91,7 @@ def test_a_killed_worker_is_restarted_and_the_run_goes_on(short, tmp_path):
             time.sleep(0.05)
         first = int((tmp_path / "rank-1").read_text())
         os.kill(first, signal.SIGKILL)
-        out, _ = run.communicate(timeout=90)
+        out, _ = run.communicate(timeout=180)
     finally:
         run.kill()
     assert run.returncode == 0, out
@@ -155,6 +156,7 @@ def test_processes_that_miss_each_other_try_again_under_another_name(monkeypatch
             raise RuntimeError("timed out")
         join(backend, store=store, **options)
 
+    monkeypatch.setattr(devices, "CONNECT", devices.timedelta(seconds=0.5))
     monkeypatch.setattr(dist, "rendezvous", lambda url: iter([(dist.HashStore(), 0, 1)]))
     monkeypatch.setattr(dist, "init_process_group", first_in_vain)
     devices._join_by_gloo(devices.timedelta(seconds=60))
