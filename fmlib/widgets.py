@@ -5,6 +5,7 @@ without a kernel still shows a picture.
 """
 
 import base64
+import gc
 import html
 import io
 
@@ -58,11 +59,19 @@ class Explorer(ipywidgets.VBox):
         return buffer.getvalue()
 
     def _redraw(self, _change) -> None:
+        # A collection amid the drawing would keep the figure among the old objects, until a collection of everything
+        # halts the slider for a third of a second: collect once, when the figure is gone.
+        collecting = gc.isenabled()
+        gc.disable()
         try:
             self.picture.value = self.render()
             self.problem.value = ""
         except Exception as error:  # an exception in a callback would vanish: show it to the learner instead
             self.problem.value = f"<b>{type(error).__name__}</b>: {html.escape(str(error))}"
+        finally:
+            if collecting:
+                gc.enable()
+                gc.collect(1)
 
     def _repr_mimebundle_(self, **kwargs):
         bundle = super()._repr_mimebundle_(**kwargs)

@@ -1,5 +1,7 @@
 import base64
+import gc
 import io
+import weakref
 
 import ipywidgets
 import pytest
@@ -60,6 +62,19 @@ def test_an_exception_is_shown_and_goes_away(explorer):
     assert picture(explorer) == before
     explorer.children[0].value = 2
     assert explorer.problem.value == "" and picture(explorer) != before
+
+
+def test_moved_controls_leave_no_figures_behind():
+    figures = []
+
+    def draw(figure, height):
+        figures.append(weakref.ref(figure))
+        figure.subplots().plot([0, height])
+
+    explorer = widgets.Explorer(draw, {"height": widgets.slider("height", 0, 50, 1, 0)}, size=(2, 1))
+    for height in range(1, 21):
+        explorer.children[0].value = height
+    assert len(figures) == 21 and sum(figure() is not None for figure in figures[1:]) == 0 and gc.isenabled()
 
 
 def test_an_exception_of_the_first_frame_is_raised():
