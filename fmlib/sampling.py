@@ -11,6 +11,7 @@ from torch import Tensor
 from fmlib import _validate, devices, solvers
 
 GRAPHED = 2**16  # numbers in a batch below which a GPU waits for Python rather than the other way round
+FEW = 64  # rows that are never cut
 
 
 class Trajectory(NamedTuple):
@@ -180,14 +181,14 @@ def _rows(chunk: int | str | None, velocity, x_0: Tensor) -> int:
         return len(x_0)
     if chunk != "auto":
         return _validate.count("chunk", chunk)
-    if not _ours(velocity) or x_0.device.type != "cpu":
+    if not _ours(velocity) or x_0.device.type != "cpu" or len(x_0) <= FEW:
         return len(x_0)
     # What the widest layer puts out should fit the second-level cache of the cores that share the work
     width = max([p.shape[0] for p in velocity.parameters() if p.ndim > 1], default=1)
     pixels = x_0[0, 0].numel() if x_0.ndim > 2 else 1
     cache = torch.cpu.get_capabilities().get("l2_cache_size") or 2**20
     size = 2 if torch.is_autocast_enabled("cpu") else x_0.element_size()
-    return max(64, cache * torch.get_num_threads() // (width * pixels * size))
+    return max(FEW, cache * torch.get_num_threads() // (width * pixels * size))
 
 
 def _in_chunks(solve, field: Field, x_0: Tensor, rows: int, return_path: bool) -> Tensor:

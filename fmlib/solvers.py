@@ -18,31 +18,38 @@ Velocity = Callable[[Tensor, Tensor], Tensor]
 
 def euler(velocity: Velocity, x: Tensor, t: Tensor, s: Tensor) -> Tensor:
     """x + h u_t(x), h = s - t. Order 1, one evaluation."""
-    return x + (s - t) * velocity(x, t)
+    return _moved(x, s - t, velocity(x, t))
 
 
 def midpoint(velocity: Velocity, x: Tensor, t: Tensor, s: Tensor) -> Tensor:
     """x + h u(x + h/2 u_t(x), t + h/2). Order 2, two evaluations."""
     h = s - t
-    middle = x + h / 2 * velocity(x, t)
-    return x + h * velocity(middle, (t + s) / 2)
+    half = h / 2
+    middle = _moved(x, half, velocity(x, t))
+    return _moved(x, h, velocity(middle, t + half))
 
 
 def heun(velocity: Velocity, x: Tensor, t: Tensor, s: Tensor) -> Tensor:
     """x + h/2 (u_t(x) + u_s(x + h u_t(x))). Order 2, two evaluations, the last at s."""
     h = s - t
     first = velocity(x, t)
-    return x + h / 2 * (first + velocity(x + h * first, s))
+    return _moved(x, h / 2, first + velocity(_moved(x, h, first), s))
 
 
 def rk4(velocity: Velocity, x: Tensor, t: Tensor, s: Tensor) -> Tensor:
     """The classical Runge-Kutta method. Order 4, four evaluations, the last at s."""
-    h, half = s - t, (t + s) / 2
+    h = s - t
+    half = h / 2
     k_1 = velocity(x, t)
-    k_2 = velocity(x + h / 2 * k_1, half)
-    k_3 = velocity(x + h / 2 * k_2, half)
-    k_4 = velocity(x + h * k_3, s)
-    return x + h / 6 * (k_1 + 2 * k_2 + 2 * k_3 + k_4)
+    k_2 = velocity(_moved(x, half, k_1), t + half)
+    k_3 = velocity(_moved(x, half, k_2), t + half)
+    k_4 = velocity(_moved(x, h, k_3), s)
+    return _moved(x, h / 6, k_1 + 2 * k_2 + 2 * k_3 + k_4)
+
+
+def _moved(x: Tensor, h: Tensor, u: Tensor) -> Tensor:
+    """x + h u, in one pass."""
+    return torch.addcmul(x, h, u)
 
 
 FIXED = {"euler": euler, "midpoint": midpoint, "heun": heun, "rk4": rk4}
