@@ -1,5 +1,7 @@
 """A training step of an MLP 4x512 in the plane: `fmlib.fit` against the loop that `flow_matching` teaches."""
 
+from functools import partial
+
 import torch
 from flow_matching.path import AffineProbPath
 from flow_matching.path.scheduler import CondOTScheduler
@@ -7,6 +9,15 @@ from flow_matching.path.scheduler import CondOTScheduler
 from benchmarks.timing import Row, compare
 from fmlib import datasets, devices, fit, metrics, sample
 from fmlib.models import MLP
+
+# Batch size, precision, decay of the weight average (their loop has none), and the ratio wanted
+SETTINGS = [
+    (256, "float32", 0.0, ">= 1.1"),
+    (256, "auto", 0.0, ">= 1.6"),
+    (256, "float32", 0.999, "for comparison"),
+    (4096, "float32", 0.0, ">= 1.0"),
+    (4096, "auto", 0.0, ">= 2.0"),
+]
 
 
 def network(place) -> MLP:
@@ -43,21 +54,20 @@ def rows(quick: bool) -> list[Row]:
     place = devices.device_of()
     data = datasets.moons(20_000, torch.Generator().manual_seed(0)).to(place)
     found = []
-    for batch_size, steps, wanted in [(256, 20 if quick else 100, "1.1"), (4096, 4 if quick else 8, "1.0")]:
-        for precision, want in [("float32", wanted), ("auto", "1.6" if batch_size == 256 else "2.0")]:
-            mine, peer = network(place), network(place)
-            options = {"batch_size": batch_size, "learning_rate": 1e-3, "progress": False, "device": place.type}
-            seconds = compare(
-                lambda m=mine, n=steps, p=precision, o=options: fit(m, data, steps=n, precision=p, **o),
-                lambda m=peer, n=steps, b=batch_size: their_loop(m, data, n, b),
-            )
-            long = 200 if batch_size == 256 else 20
-            a = fit(network(place), data, steps=long, precision=precision, **options).losses[-long // 2 :]
-            b = their_loop(network(place), data, long, batch_size)[-long // 2 :].cpu()
-            quality = f"loss {a.mean():.3f} and {b.mean():.3f} (standard error {b.std() / len(b) ** 0.5:.3f})"
-            name = f"training step, batch {batch_size}, {precision}"
-            ours, theirs, ratio = seconds
-            found.append(Row(name, "flow_matching", ours / steps, theirs / steps, ratio, f">= {want}", quality))
+    lengths = {256: 20 if quick else 100, 4096: 4 if quick else 8}
+    for batch_size, precision, ema, wanted in SETTINGS:
+        steps, mine, peer = lengths[batch_size], network(place), network(place)
+        options = {"batch_size": batch_size, "precision": precision, "ema": ema, "learning_rate": 1e-3}
+        options |= {"progress": False, "device": place.type}
+        ours, theirs, ratio = compare(
+            partial(fit, mine, data, steps=steps, **options), partial(their_loop, peer, data, steps, batch_size)
+        )
+        long = 200 if batch_size == 256 else 20
+        a = fit(network(place), data, steps=long, **options).losses[-long // 2 :]
+        b = their_loop(network(place), data, long, batch_size)[-long // 2 :].cpu()
+        quality = f"loss {a.mean():.3f} and {b.mean():.3f} (standard error {b.std() / len(b) ** 0.5:.3f})"
+        name = f"training step, batch {batch_size}, {precision}" + (", with an average of the weights" if ema else "")
+        found.append(Row(name, "flow_matching", ours / steps, theirs / steps, ratio, wanted, quality))
     found.append(_outside(place, data, quick))
     return found if quick else [*found, _same_law(place, data)]
 

@@ -140,10 +140,11 @@ def fit(
                 if clip is not None:
                     nn.utils.clip_grad_norm_(model.parameters(), clip)
                 optimizer.step()
-                _average(averaged, model, min(ema, (1 + step) / (10 + step)))
-                bar.update()
                 done = step + 1
                 due = checkpoint is not None and (done % checkpoint_every == 0 or done == steps)
+                if ema or due or done == steps or on_step is not None:  # a mere copy is made where it is looked at
+                    _average(averaged, model, min(ema, (1 + step) / (10 + step)))
+                bar.update()
                 if due or done % CHECKED == 0 or done == steps:
                     _stop_unless_finite(losses[checked:done], checked, model, optimizer, world)
                     checked = done

@@ -111,6 +111,14 @@ def test_on_an_accelerator_no_value_is_read(make):
     assert network.to("meta")(x, t, **{name: c.to("meta") for name, c in condition.items()}).shape == (5, 3)
 
 
+@every_network
+def test_compiled_a_network_stays_in_one_piece(make):
+    network, condition = make()
+    x, t = normal(5, 3, dtype=torch.float32), torch.linspace(0, 1, 5)
+    whole = torch.compile(network, fullgraph=True, backend="eager")
+    torch.testing.assert_close(whole(x, t, **condition), network(x, t, **condition))
+
+
 X = torch.zeros(3, 2)
 BAD = {
     "column time": (X, torch.zeros(3, 1), ValueError, r"t .*\(3, 1\)"),

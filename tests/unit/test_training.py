@@ -12,7 +12,7 @@ import torch
 from helpers import F64, normal, one_sentence
 from torch import nn
 
-from fmlib import devices
+from fmlib import checkpoints, devices
 from fmlib.couplings import Paired
 from fmlib.exact import GaussianMixture, MixturePath
 from fmlib.models import MLP, ResidualMLP
@@ -139,6 +139,17 @@ def test_the_model_is_trained_in_place_and_the_average_is_a_copy_for_evaluation(
     averaged = fit(model, gaussian, steps=3).model
     assert averaged is not model and not averaged.training and model.training
     assert not any(p.requires_grad for p in averaged.parameters()) and all(p.requires_grad for p in model.parameters())
+
+
+def test_without_an_average_the_returned_copy_and_every_checkpoint_hold_the_weights_themselves(tmp_path):
+    model = MLP(2, width=4, depth=1)
+    options = {"ema": 0.0, "steps": 4, "checkpoint": tmp_path, "checkpoint_every": 2, "keep": 2}
+    averaged = fit(model, gaussian, **options).model
+    for mine, theirs in zip(averaged.parameters(), model.parameters(), strict=True):
+        assert torch.equal(mine, theirs) and mine is not theirs
+    for steps in (2, 4):
+        weights, state, _ = checkpoints.read(tmp_path, steps)
+        assert all(torch.equal(weights[name], state[f"model.{name}"]) for name in weights)
 
 
 def test_learning_rate_decays_to_zero_along_a_half_cosine():
