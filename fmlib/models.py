@@ -158,13 +158,14 @@ class UNet(nn.Module):
     def forward(self, x: Tensor, t: float | Tensor, label: Tensor | None = None) -> Tensor:
         _check_input(x, tuple(self.config["shape"]))
         context = self.embed(x, t, label)
-        fine = self.down_1(self.enter(x), context)
+        h = self.enter(x).contiguous(memory_format=torch.channels_last)  # the layout in which convolutions are fast
+        fine = self.down_1(h, context)
         middle = self.down_2(self.shrink_1(fine), context)
         h = self.bottom_1(self.shrink_2(middle), context)
         h = self.bottom_2(self.attention(h), context)
         h = self.up_2(torch.cat([self.grow_2(_doubled(h)), middle], 1), context)
         h = self.up_1(torch.cat([self.grow_1(_doubled(h)), fine], 1), context)
-        return self.leave(h) + self.gain(context)[:, :, None, None] * x
+        return self.leave(h).contiguous() + self.gain(context)[:, :, None, None] * x
 
 
 class _ImageBlock(nn.Module):
