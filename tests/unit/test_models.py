@@ -7,7 +7,7 @@ from helpers import F64, normal, one_sentence
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fmlib.models import MLP, ResidualMLP, TimeFeatures, parameter_count
+from fmlib.models import MLP, ResidualMLP, TimeFeatures, UNet, parameter_count
 
 
 def awake(network: torch.nn.Module) -> torch.nn.Module:
@@ -17,19 +17,21 @@ def awake(network: torch.nn.Module) -> torch.nn.Module:
     return network
 
 
+LABELS = {"label": torch.tensor([0, 3, 1, 1, 2])}
+# How to make it, the shape of a row, what a call needs besides
 NETWORKS = {
-    "MLP": lambda: (MLP(3, width=8, depth=2), {}),
-    "ResidualMLP": lambda: (ResidualMLP(3, width=8, blocks=2), {}),
-    "labelled": lambda: (ResidualMLP(3, width=8, blocks=2, classes=4), {"label": torch.tensor([0, 3, 1, 1, 2])}),
+    "MLP": (lambda: MLP(3, width=8, depth=2), (3,), {}),
+    "ResidualMLP": (lambda: ResidualMLP(3, width=8, blocks=2), (3,), {}),
+    "labelled": (lambda: ResidualMLP(3, width=8, blocks=2, classes=4), (3,), LABELS),
+    "UNet": (lambda: UNet((3, 8, 4), width=8), (3, 8, 4), {}),
+    "labelled UNet": (lambda: UNet((1, 4, 8), width=8, classes=4), (1, 4, 8), LABELS),
 }
-every_network = pytest.mark.parametrize("make", NETWORKS.values(), ids=NETWORKS)
+every_network = pytest.mark.parametrize("make, shape, condition", NETWORKS.values(), ids=NETWORKS)
 
 
 @every_network
-def test_a_number_a_scalar_and_a_vector_are_one_time(make):
-    network, condition = make()
-    awake(network)
-    x = normal(5, 3, dtype=torch.float32)
+def test_a_number_a_scalar_and_a_vector_are_one_time(make, shape, condition):
+    network, x = awake(make()), normal(5, *shape, dtype=torch.float32)
     expected = network(x, torch.full((5,), 0.3), **condition)
     assert expected.shape == x.shape and not torch.equal(network(x, 0.4, **condition), expected)
     for t in (0.3, torch.tensor(0.3)):
@@ -38,12 +40,11 @@ def test_a_number_a_scalar_and_a_vector_are_one_time(make):
 
 @every_network
 @given(order=st.permutations(range(5)), dtype=st.sampled_from([torch.float32, F64]))
-def test_rows_are_independent_and_dtype_follows(make, order, dtype):
-    network, condition = make()
-    awake(network).to(dtype)
-    x, t = normal(5, 3, dtype=dtype), torch.linspace(0, 1, 5, dtype=dtype)
+def test_rows_are_independent_and_dtype_follows(make, shape, condition, order, dtype):
+    network = awake(make()).to(dtype)
+    x, t = normal(5, *shape, dtype=dtype), torch.linspace(0, 1, 5, dtype=dtype)
     value = network(x, t, **condition)
-    assert value.dtype == dtype
+    assert value.dtype == dtype and value.is_contiguous()
     shuffled = network(x[order], t[order], **{name: c[order] for name, c in condition.items()})
     torch.testing.assert_close(shuffled, value[order])
     alone = network(x[2:3], t[2], **{name: c[2:3] for name, c in condition.items()})
@@ -83,6 +84,31 @@ def test_gain_multiplies_each_coordinate_by_a_number_that_depends_on_the_time():
     assert added[0].unique().numel() == 3 and ((network(x, 0.9) - before) / x - added).abs().max() > 1e-3
 
 
+def test_at_first_the_blocks_of_the_image_network_only_pass_on():
+    network, x = UNet((1, 8, 8), width=8, classes=4), normal(5, 1, 8, 8, dtype=torch.float32)
+    label = torch.arange(5) % 4
+    assert torch.equal(network(x, 0.3, label=label), network(x, 0.9, label=label.flip(0)))
+    network(x, 0.3, label=label).square().sum().backward()
+    blocks = [m for m in network.modules() if hasattr(m, "conv_2")]
+    assert len(blocks) == 6 and all(block.conv_2.weight.grad.abs().max() > 0 for block in blocks)
+    assert network.gain.weight.grad.abs().max() > 0 and network.attention.leave.weight.grad.abs().max() > 0
+
+
+def test_attention_by_its_formula():
+    block = awake(UNet((1, 8, 8), width=16).attention).double()
+    h = normal(2, 64, 2, 2)
+    rows = block.norm(h).flatten(2).transpose(1, 2)  # (batch, pixels, channels)
+    weight, bias = block.enter.weight[:, :, 0, 0], block.enter.bias
+    q, k, v = (rows @ weight.T + bias).chunk(3, -1)
+    mixed = []
+    for head in range(2):
+        mine = slice(32 * head, 32 * head + 32)
+        scores = torch.einsum("bic,bjc->bij", q[..., mine], k[..., mine]) / math.sqrt(32)
+        mixed.append(torch.einsum("bij,bjc->bic", scores.exp() / scores.exp().sum(-1, keepdim=True), v[..., mine]))
+    out = torch.cat(mixed, -1) @ block.leave.weight[:, :, 0, 0].T + block.leave.bias
+    torch.testing.assert_close(block(h), h + out.transpose(1, 2).reshape(h.shape))
+
+
 def test_parameter_count_by_hand():
     assert parameter_count(MLP(2, width=10, depth=3)) == (34 * 10 + 10) + 2 * (10 * 10 + 10) + (10 * 2 + 2)
     block = (10 * 20 + 20) + 2 * (10 * 10 + 10)
@@ -95,26 +121,25 @@ def test_parameter_count_by_hand():
 
 
 @every_network
-def test_config_builds_the_same_network_again(make):
-    network, condition = make()
+def test_config_builds_the_same_network_again(make, shape, condition):
+    network = make()
     twin = type(network)(**network.config)
     twin.load_state_dict(network.state_dict())
-    x = normal(5, 3, dtype=torch.float32)
+    x = normal(5, *shape, dtype=torch.float32)
     assert torch.equal(twin(x, 0.5, **condition), network(x, 0.5, **condition))
 
 
 @every_network
-def test_on_an_accelerator_no_value_is_read(make):
+def test_on_an_accelerator_no_value_is_read(make, shape, condition):
     """A meta tensor has a shape and no values: reading one, for a check or a branch, would raise."""
-    network, condition = make()
-    x, t = torch.empty(5, 3, device="meta"), torch.empty(5, device="meta")
-    assert network.to("meta")(x, t, **{name: c.to("meta") for name, c in condition.items()}).shape == (5, 3)
+    x, t = torch.empty(5, *shape, device="meta"), torch.empty(5, device="meta")
+    assert make().to("meta")(x, t, **{name: c.to("meta") for name, c in condition.items()}).shape == x.shape
 
 
 @every_network
-def test_compiled_a_network_stays_in_one_piece(make):
-    network, condition = make()
-    x, t = normal(5, 3, dtype=torch.float32), torch.linspace(0, 1, 5)
+def test_compiled_a_network_stays_in_one_piece(make, shape, condition):
+    network = make()
+    x, t = normal(5, *shape, dtype=torch.float32), torch.linspace(0, 1, 5)
     whole = torch.compile(network, fullgraph=True, backend="eager")
     torch.testing.assert_close(whole(x, t, **condition), network(x, t, **condition))
 
@@ -156,4 +181,18 @@ BAD_LABELS = {
 def test_bad_labels(classes, label, kind, message):
     with pytest.raises(kind, match=message) as error:
         ResidualMLP(2, 4, 1, classes)(X, 0.5, label=label)
+    assert one_sentence(error)
+
+
+@pytest.mark.parametrize("shape, width", [((1, 6, 8), 8), ((1, 8), 8), ((1, 0, 8), 8), ((1, 8, 8), 12), ((1, 8, 8), 0)])
+def test_bad_sizes_of_the_image_network(shape, width):
+    with pytest.raises(ValueError, match=r"need shape \(channels, 4 m, 4 n\) and a width of 8 k") as error:
+        UNet(shape, width)
+    assert one_sentence(error)
+
+
+@pytest.mark.parametrize("x", [torch.zeros(3, 1, 8, 12), torch.zeros(3, 64), torch.zeros(1, 8, 8)])
+def test_bad_images(x):
+    with pytest.raises(ValueError, match=r"x must have shape \(batch, 1, 8, 8\)") as error:
+        UNet((1, 8, 8), 8)(x, 0.5)
     assert one_sentence(error)
