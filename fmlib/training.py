@@ -78,8 +78,9 @@ def fit(
     checkpoint: a folder for checkpoints, every `checkpoint_every` steps and at the end; the newest `keep` stay. With
     `resume`, training goes on from the newest one there, if any, and ends with the weights that it would have had
     without the interruption, bit for bit on a CPU; the global generator is put back to its state there. about: JSON
-    values to store with it. Under torchrun every process takes its share of each batch and the first one writes the
-    checkpoints; `coupling` pairs each share on its own.
+    values to store with it. Without `resume`, a finished run in the folder is replaced, and an unfinished one is an
+    error. Under torchrun every process takes its share of each batch and the first one writes the checkpoints;
+    `coupling` pairs each share on its own.
 
     Raises TypeError or ValueError for bad data or options, for a checkpoint of other options (naming them), and for a
     folder that a live run holds; FloatingPointError if the loss is not finite; OSError if the disk is full. In all of
@@ -124,7 +125,7 @@ def fit(
     writes = checkpoint is not None and world.rank == 0
     run = _Run(model, averaged, optimizer, losses, options, about, checkpoint)
     with checkpoints.locked(checkpoint) if writes else nullcontext():
-        start = run.restore() if resume and checkpoint is not None else 0
+        start = 0 if checkpoint is None else run.restore() if resume else run.check_replaceable()
         checked, kept = start, keep if start else 1  # a new run replaces what an old one left
         with _bar(start, steps, batch_size, progress and world.rank == 0) as bar:
             for step, batch in enumerate(batches.ahead(draw, start, steps, coupling, place), start):
@@ -265,6 +266,20 @@ class _Run:
             state["random.cuda"] = torch.cuda.get_rng_state(self.losses.device)
         about = self.about | {"steps": done, "training": self.options}
         checkpoints.save(self.folder, self.averaged, state=state, keep=keep, **about)
+
+    def check_replaceable(self) -> int:
+        """Refuse to begin again, at step 0, where a run would lose what it has done so far."""
+        try:
+            about = json.loads((Path(self.folder) / checkpoints.LATEST).read_text())["about"]
+            done, wanted = about["steps"], about["training"]["steps"]
+        except (OSError, ValueError, KeyError, TypeError):
+            return 0  # no run, or none that could go on
+        if done < wanted:
+            raise ValueError(
+                f"{self.folder} holds an unfinished run, {done} of {wanted} steps: "
+                "go on with resume=True (--resume), or delete it to begin again"
+            )
+        return 0
 
     def restore(self) -> int:
         """Put everything back as it was in the newest checkpoint, if there is one; return the steps done."""

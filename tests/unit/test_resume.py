@@ -96,6 +96,18 @@ def test_the_newest_checkpoints_stay_and_a_new_run_replaces_an_old_one(tmp_path)
     assert sorted(path.name for path in tmp_path.glob("*.json")) == ["checkpoint-00000002.json", "checkpoint.json"]
 
 
+def test_an_unfinished_run_is_not_begun_again(tmp_path):
+    with pytest.raises(Stopped):
+        fit(network(), data(), steps=20, checkpoint=tmp_path, checkpoint_every=10, on_step=stop_at(15))
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    with pytest.raises(ValueError, match="holds an unfinished run, 10 of 20 steps: go on with resume=True") as error:
+        fit(network(), data(), steps=3, checkpoint=tmp_path)
+    assert one_sentence(error)
+    assert before == {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    (tmp_path / "checkpoint.json").unlink()
+    assert len(fit(network(), data(), steps=3, checkpoint=tmp_path).losses) == 3
+
+
 @pytest.mark.parametrize(
     "changes, message",
     [
