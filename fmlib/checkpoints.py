@@ -135,7 +135,7 @@ def read(folder: str | Path, steps: int | None = None) -> Saved:
     """Read the newest checkpoint in `folder`, or the one after `steps` steps, and check its sums.
 
     Raises ValueError, naming the file, if there is none, if it is not an fmlib checkpoint, or is damaged or truncated;
-    the message names older checkpoints that lie beside it.
+    the message names the newest older checkpoint that is whole, if any.
     """
     folder = Path(folder)
     try:
@@ -143,10 +143,17 @@ def read(folder: str | Path, steps: int | None = None) -> Saved:
         weights = _tensors(folder, record["weights"], record["sha256"])
         state = _tensors(folder, record["state"], record["state_sha256"]) if "state" in record else {}
     except ValueError as error:
-        older = [str(_steps(path)) for path in sorted(folder.glob("checkpoint-*.json"))]
-        hint = f"; older checkpoints, by steps: {', '.join(older)}" if older and steps is None else ""
-        raise ValueError(f"{error}{hint}") from None
+        raise ValueError(f"{error}{_way_back(folder) if steps is None else ''}") from None
     return Saved(weights, state, record)
+
+
+def _way_back(folder: Path) -> str:
+    """How to go on from the newest older checkpoint that is whole."""
+    for path in sorted(folder.glob("checkpoint-*.json"), reverse=True):
+        with contextlib.suppress(ValueError):
+            read(folder, _steps(path))
+            return f"; to go back to step {_steps(path)}, copy {path.name} over {LATEST}"
+    return ""
 
 
 def _file(folder: Path, steps: int | None) -> Path:

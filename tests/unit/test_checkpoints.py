@@ -1,5 +1,6 @@
 import hashlib
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -301,13 +302,19 @@ def test_what_a_killed_run_left_half_written_goes_when_the_next_one_begins(tmp_p
         assert sorted(path.name for path in tmp_path.iterdir()) == [".lock", ".owner.json", "notes.txt"]
 
 
-def test_a_damaged_newest_checkpoint_points_to_the_older_ones(tmp_path):
-    for number in (1, 2):
-        checkpoints.save(tmp_path, network(number), keep=2, steps=number)
+def test_a_damaged_newest_checkpoint_points_to_an_older_one(tmp_path):
+    for number in (1, 2, 3):
+        checkpoints.save(tmp_path, network(number), keep=3, steps=number)
     cut(tmp_path / json.loads((tmp_path / "checkpoint.json").read_text())["weights"], 0.5)
-    with pytest.raises(ValueError, match="damaged or truncated.*; older checkpoints, by steps: 1$") as error:
+    hint = "; to go back to step 2, copy checkpoint-00000002.json over checkpoint.json"
+    with pytest.raises(ValueError, match=f"damaged or truncated.*{hint}$") as error:
         checkpoints.load(tmp_path)
     assert one_sentence(error) and same(checkpoints.load(tmp_path, steps=1)[0], network(1))
+    shutil.copy(tmp_path / "checkpoint-00000002.json", tmp_path / "checkpoint.json")
+    assert same(checkpoints.load(tmp_path)[0], network(2))
+    cut(tmp_path / json.loads((tmp_path / "checkpoint.json").read_text())["weights"], 0.5)
+    with pytest.raises(ValueError, match="to go back to step 1, copy checkpoint-00000001.json"):
+        checkpoints.load(tmp_path)
 
 
 def test_state_travels_with_the_weights_and_its_damage_is_seen(tmp_path):
