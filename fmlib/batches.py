@@ -62,12 +62,16 @@ def drawing(
     def rows(law, picked, generator):
         if isinstance(law, Tensor):
             return law[picked.to(law.device)].to(place, non_blocking=True)
-        return law(batch_size, generator=generator).to(place)[mine]
+        drawn = law(batch_size, generator=generator)
+        if len(drawn) != batch_size:
+            raise ValueError(f"a sampler must return as many rows as it is asked for, {batch_size}, got {len(drawn)}")
+        return drawn.to(place)[mine]
 
     def pick(law, generator):
         n = len(law) if isinstance(law, Tensor) else 1
         return torch.randint(n, (batch_size,), generator=generator, device=place)[mine]
 
+    @torch.no_grad()  # data that requires gradients, or a sampler with weights, is not what is trained
     def draw(step: int) -> Batch:
         generator = torch.Generator(place).manual_seed(_mixed(seed, step))
         picked = pick(target, generator)

@@ -61,20 +61,21 @@ def save(
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    record = {"format": FORMAT, "network": type(model).__name__, "config": getattr(model, "config", None)}
+    record = {"format": FORMAT, "network": _class(model), "config": getattr(model, "config", None)}
     files = {"weights": model.state_dict()} | ({"state": state} if state else {})
     try:
         for kind, tensors in files.items():
             record |= _write(folder, kind, tensors)
-        for path in folder.glob("checkpoint-*.json"):
-            if "steps" in about and _steps(path) >= about["steps"]:
-                path.unlink()  # of another run, which got further
         earlier = _read(folder / LATEST) if keep > 1 and (folder / LATEST).exists() else None
         if earlier and earlier["about"].get("steps", 0) < about.get("steps", math.inf):
             with replacing(folder / f"checkpoint-{earlier['about'].get('steps', 0):08d}.json") as temporary:
                 temporary.write_text((folder / LATEST).read_text())
         with replacing(folder / LATEST) as temporary:
             temporary.write_text(json.dumps(record | {"about": about}, indent=1) + "\n")
+        for path in folder.glob("checkpoint-*.json"):
+            if "steps" in about and _steps(path) >= about["steps"]:
+                path.unlink()  # of another run, which got further
+        _prune(folder, keep)
     except OSError as error:
         if error.errno not in DISK_FULL:
             raise
@@ -82,7 +83,13 @@ def save(
         kept = "the checkpoint before it is whole" if (folder / LATEST).exists() else "none was saved before"
         raise OSError(f"disk full while saving to {folder}: free at least {need:.0f} MB; {kept}") from None
     finally:
-        _prune(folder, keep)
+        _sweep(folder)
+
+
+def _class(model: nn.Module) -> str:
+    """The name of the model's class, in full if it is not the one that `NETWORKS` has under it."""
+    kind = type(model)
+    return kind.__name__ if NETWORKS.get(kind.__name__, kind) is kind else f"{kind.__module__}.{kind.__qualname__}"
 
 
 def annotate(folder: str | Path, **about) -> None:
@@ -107,10 +114,14 @@ def _write(folder: Path, kind: str, tensors: dict[str, Tensor]) -> dict[str, str
 
 
 def _prune(folder: Path, keep: int) -> None:
-    """Remove all but the `keep` newest records, and every file that no record left names."""
+    """Remove all but the `keep` newest records."""
     older = sorted(folder.glob("checkpoint-*.json"))
     for path in older[: max(0, len(older) - keep + 1)]:
         path.unlink()
+
+
+def _sweep(folder: Path) -> None:
+    """Remove every file of tensors that no record names."""
     named = set()
     for path in folder.glob("checkpoint*.json"):
         try:
@@ -179,7 +190,11 @@ def load(folder: str | Path, steps: int | None = None, model: nn.Module | None =
     if model is None and (not isinstance(name, str) or name not in NETWORKS):
         raise ValueError(f"{file} is of an unknown network {name!r}; known: {', '.join(NETWORKS)}; give model=")
     try:
-        model = NETWORKS[name](**saved.record["config"]) if model is None else model
+        if model is None:
+            with torch.random.fork_rng(devices=[]):  # the first weights, which are not kept, draw numbers
+                model = NETWORKS[name](**saved.record["config"])
+            for value in saved.weights.values():
+                model = model.to(value.dtype) if value.is_floating_point() else model
         model.load_state_dict(saved.weights)
     except (TypeError, ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:200]

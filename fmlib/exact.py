@@ -40,8 +40,8 @@ class GaussianMixture:
         total = self.weights.sum().item()
         if not (self.weights > 0).all() or abs(total - 1) > 1e-5:
             raise ValueError(f"weights must be positive and sum to 1, got {self.weights.tolist()}")
-        asymmetry = (self.covariances - self.covariances.mT).abs().max().item()
-        if asymmetry > 1e-6 or not self.variances.min() > 0:
+        asymmetry = (self.covariances - self.covariances.mT).abs().amax((1, 2))
+        if (asymmetry > 1e-5 * self.covariances.abs().amax((1, 2))).any() or not self.variances.min() > 0:
             raise ValueError("covariances must be symmetric and positive definite")
 
     @classmethod
@@ -181,9 +181,10 @@ class DataPath:
 
     @cached_property
     def _keys(self) -> Tensor:
-        rows = self.data.flatten(1)
-        rows = rows if rows.device.type == "mps" else rows.double()
-        return torch.cat([rows, rows.square().sum(1, keepdim=True)], 1)
+        with torch.inference_mode(False):  # kept for later calls, which may need derivatives
+            rows = self.data.flatten(1)
+            rows = rows if rows.device.type == "mps" else rows.double()
+            return torch.cat([rows, rows.square().sum(1, keepdim=True)], 1)
 
     def _flat(self, x: Tensor, t) -> tuple[Tensor, Tensor]:
         _validate.batch("x", x)

@@ -36,7 +36,7 @@ class MLP(nn.Module):
 
     def __init__(self, dim: int, width: int = 128, depth: int = 3):
         super().__init__()
-        self.config = {"dim": dim, "width": width, "depth": depth}
+        self.config = {"dim": dim, "width": width, "depth": _validate.count("depth", depth)}
         self.time = TimeFeatures()
         sizes = [dim + 2 * len(self.time.frequencies)] + depth * [width]
         layers = [layer for a, b in zip(sizes, sizes[1:], strict=False) for layer in (nn.Linear(a, b), nn.SiLU())]
@@ -102,7 +102,7 @@ class _Embedding(nn.Module):
         _validate.labels("label", label, self.label.num_embeddings)
         if len(label) != len(x):
             raise ValueError(f"label must have shape ({len(x)},), got {tuple(label.shape)}")
-        return context + self.label(label)
+        return context + self.label(label.long())
 
 
 class _Block(nn.Module):

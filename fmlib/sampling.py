@@ -47,23 +47,26 @@ def sample(
     velocity: any callable (x, t, **condition) -> tensor of the shape of x: a network, a closed form, a sum of both.
     x_0: (batch, *dims), floating. steps: equal time steps (for an adaptive method, the number of saved intervals).
     method: a fixed-step method ('euler', 'midpoint', 'heun', 'rk4'), an adaptive one ('dopri5', ..., with `rtol` and
-    `atol`), or 'euler_maruyama', which adds noise g_t = `noise` and needs the `score` and, if runs are to repeat, a
-    `generator`. t: two different times in [0, 1]; t=(1, 0) runs back to the source.
+    `atol`), or 'euler_maruyama', which adds noise g_t = `noise` and needs the `score`, a callable like `velocity`, and,
+    if runs are to repeat, a `generator`. t: two different times in [0, 1]; t=(1, 0) runs back to the source.
     return_path: return a `Trajectory` with every `every`-th point (a divisor of `steps`), and no others in memory.
     differentiable: keep the graph, for gradients through the solver; otherwise none is built, and a module is not
     switched between training and evaluation mode.
 
     chunk: rows that go through all steps together, so that what they need stays in the cache; 'auto' chooses for a
     network of `fmlib.models` on the CPU, None takes all. A number is for a velocity that treats rows one by one;
-    conditions with a value for each row are cut alike. precision: of the
-    velocity's matrix products, 'float32', 'bf16' or 'auto' (`devices.precision_of`). compile: let torch.compile
-    rewrite the velocity. Small batches of such a network on a GPU run as a CUDA graph.
+    a condition is cut alike if it is a tensor with as many rows as the batch. Adaptive methods, 'euler_maruyama' and
+    `differentiable` take all rows at once. precision: of the velocity's matrix products, 'float32', 'bf16' or 'auto'
+    (`devices.precision_of`). compile: let torch.compile rewrite the velocity. Small batches of such a network on a GPU
+    run as a CUDA graph.
     Raises TypeError or ValueError for anything else; nothing is broadcast.
 
     >>> sample(lambda x, t: -x, torch.ones(1, 1), steps=100, method="rk4")  # e^{-1}
     tensor([[0.3679]])
     """
-    _validate.batch("x_0", x_0)
+    _start("x_0", x_0)
+    if chunk not in (None, "auto"):
+        _validate.count("chunk", chunk)
     for name, value in [("steps", steps), ("every", every)]:
         _validate.count(name, value)
     if steps % every:
@@ -72,6 +75,8 @@ def sample(
     _validate.choice("method", method, [*solvers.FIXED, *solvers.ADAPTIVE, "euler_maruyama"])
     if (method == "euler_maruyama") != (score is not None):
         raise ValueError(f"score is for method 'euler_maruyama', which needs it; got {method!r} and score={score!r}")
+    if score is None and (callable(noise) or noise != 1):
+        raise ValueError(f"noise is for method 'euler_maruyama', got it with {method!r}")
     if score is not None and end < start:
         raise ValueError(f"method 'euler_maruyama' runs forward in time only, got t=({start:g}, {end:g})")
 
@@ -79,13 +84,13 @@ def sample(
     kept = every if return_path else None
     field = Field(torch.compile(velocity) if compile else velocity, x_0.shape, condition)
     on_device = torch.cuda.device(x_0.device) if x_0.is_cuda else nullcontext()
-    with on_device, _recording(differentiable, velocity), autocast(x_0, precision):
+    with on_device, _recording(differentiable, velocity, score), autocast(x_0, precision):
         if method in solvers.ADAPTIVE:
             moments = times[::every] if return_path else times[[0, -1]]
             points, nfe = solvers.solve_adaptive(field, x_0, moments, method, rtol, atol)
             points = points if return_path else points[-1]
         elif method == "euler_maruyama":
-            drift = Field(score, x_0.shape, {}, "score")
+            drift = Field(score, x_0.shape, condition, "score")
             points, nfe = solvers.euler_maruyama(field, drift, x_0, times, noise, generator, kept), steps
         else:
             nfe = steps * solvers.EVALUATIONS[method]
@@ -118,7 +123,7 @@ def sample_ode(
     >>> sample_ode(lambda x, t: -x, torch.ones(1, 1), rtol=1e-6, atol=1e-6).x[-1]
     tensor([[0.3679]])
     """
-    _validate.batch("x_0", x_0)
+    _start("x_0", x_0)
     times = torch.tensor([0.0, 1.0]) if times is None else times
     if not isinstance(times, Tensor) or times.ndim != 1 or len(times) < 2 or not times.is_floating_point():
         raise TypeError(f"times must be a floating tensor of shape (k + 1,) with k >= 1, got {times!r}")
@@ -130,6 +135,13 @@ def sample_ode(
     with torch.set_grad_enabled(differentiable):
         points, nfe = solvers.solve_adaptive(field, x_0, times, method, rtol, atol)
     return Trajectory(times, points, nfe)
+
+
+def _start(name: str, x: Tensor) -> Tensor:
+    """Return `x` if it is a batch in a format that can add up small steps: in bfloat16, 1 + 1/1000 is 1."""
+    if _validate.batch(name, x).dtype not in (torch.float32, torch.float64):
+        raise TypeError(f"{name} must be float32 or float64, got {x.dtype}; precision='bf16' is for the velocity alone")
+    return x
 
 
 class Field:
@@ -156,10 +168,10 @@ class Field:
         return Field(self.function, self.shape, condition, self.name)
 
 
-def _recording(differentiable: bool, velocity):
+def _recording(differentiable: bool, velocity, score):
     """Whether autograd records. Off, it still works inside the velocity (a guided one may use it), unless the velocity
-    is a network of this package, none of which does: inference mode is a little faster."""
-    if not differentiable and _ours(velocity):
+    is a network of this package, none of which does: inference mode is a little faster. A score may use it too."""
+    if not differentiable and _ours(velocity) and score is None:
         return torch.inference_mode()
     return torch.set_grad_enabled(differentiable)
 
@@ -172,6 +184,8 @@ def _ours(velocity) -> bool:
 def autocast(x: Tensor, precision: str):
     """A context in which matrix products have the format `precision`, weights being converted once within it."""
     dtype = devices.precision_of(precision, x.device)
+    if precision == "bf16" and x.dtype == torch.float64:
+        raise ValueError("precision 'bf16' is for products of float32 numbers, got float64")
     return torch.autocast(x.device.type, dtype) if dtype else nullcontext()
 
 
@@ -229,7 +243,7 @@ def log_likelihood(
     >>> log_likelihood(lambda x, t: 0 * x, torch.zeros(1, 2))  # of N(0, I) at 0: -log(2 pi)
     tensor([-1.8379])
     """
-    flow = _Flow(velocity, _validate.batch("x_1", x_1), steps, method, condition, differentiable, chunk)
+    flow = _Flow(velocity, _start("x_1", x_1), steps, method, condition, differentiable, chunk)
     flow.estimate(divergence, probes, noise, generator)
     x_0, integral = flow.follow(x_1, (1.0, 0.0))  # the integral from 1 to 0, hence minus that from 0 to 1
     with torch.set_grad_enabled(differentiable):
@@ -257,7 +271,7 @@ def sample_and_log_prob(
     >>> log_prob  # x_1 ~ N(0, e^{-2}), so its density at 0 is e / sqrt(2 pi)
     tensor([0.0811])
     """
-    flow = _Flow(velocity, _validate.batch("x_0", x_0), steps, method, condition, differentiable, chunk)
+    flow = _Flow(velocity, _start("x_0", x_0), steps, method, condition, differentiable, chunk)
     flow.estimate(divergence, probes, noise, generator)
     x_1, integral = flow.follow(x_0, (0.0, 1.0))
     with torch.set_grad_enabled(differentiable):
@@ -319,7 +333,10 @@ class _Flow:
     def follow(self, x: Tensor, t: tuple[float, float]) -> tuple[Tensor, Tensor]:
         """The end of the trajectory from x, and the integral of the divergence along it, (batch,)."""
         with torch.inference_mode(False):  # derivatives are needed even where nothing is to be recorded
-            return self._parts(x.clone() if x.is_inference() else x, t)
+            condition = {name: _ordinary(value) for name, value in self.field.condition.items()}
+            self.field = Field(self.field.function, x.shape, condition)
+            self.probes = _ordinary(self.probes)
+            return self._parts(_ordinary(x), t)
 
     def _parts(self, x: Tensor, t: tuple[float, float]) -> tuple[Tensor, Tensor]:
         times = torch.linspace(*t, self.steps + 1, dtype=x.dtype, device=x.device)
@@ -350,28 +367,41 @@ class _Flow:
         return x, integral
 
 
+def _ordinary(value):
+    """A copy that derivatives may pass, of a tensor made in inference mode; anything else as it is."""
+    return value.clone() if isinstance(value, Tensor) and value.is_inference() else value
+
+
 def _with_divergence(field: Field, x: Tensor, t: Tensor, probes: Tensor | None, keep: bool) -> tuple[Tensor, Tensor]:
     """u_t(x) and its divergence, or the estimate of it from `probes`, (batch,); with their graphs if `keep`."""
     with torch.enable_grad():
         x = x if keep and x.requires_grad else x.detach().requires_grad_()
         u = field(x, t)
         if not u.requires_grad:
-            if torch.equal(field(x + 1, t), u):  # it does not depend on x
-                return u, u.new_zeros(len(u))
-            raise ValueError("velocity stops gradients (no_grad or detach inside?), so its divergence is not known")
+            _check_constant(field, x, t, u)
+            return u, u.new_zeros(len(u))
         # One reverse pass for each vector: from the output back to x, the derivatives with respect to the weights are
         # not computed. Measured faster than forward mode and than one pass for all vectors at once, on CPUs.
         last = (u[0].numel() if probes is None else len(probes)) - 1
         total = 0
         for i in range(last + 1):
             e = _basis(u, i) if probes is None else probes[i]
-            (product,) = torch.autograd.grad(
-                u, x, e, retain_graph=keep or i < last, create_graph=keep, materialize_grads=True
-            )
+            keeps = {"retain_graph": keep or i < last, "create_graph": keep}
+            (product,) = torch.autograd.grad(u, x, e, allow_unused=True, **keeps)
+            if product is None:  # u has a graph, of its weights, that does not lead back to x
+                _check_constant(field, x, t, u)
+                product = torch.zeros_like(x)
             total = total + (
                 product.flatten(1)[:, i] if probes is None else (e * product).flatten(1).sum(1) / len(probes)
             )
     return (u, total) if keep else (u.detach(), total.detach())
+
+
+def _check_constant(field: Field, x: Tensor, t: Tensor, u: Tensor) -> None:
+    """Raise unless u_t = u wherever x goes: the divergence is then zero, and otherwise not known."""
+    moved = x + torch.rand(x.shape, dtype=x.dtype, generator=torch.Generator().manual_seed(0)).to(x.device)
+    if not torch.equal(field(moved, t), u):
+        raise ValueError("velocity stops gradients (no_grad or detach inside?), so its divergence is not known")
 
 
 def _basis(u: Tensor, i: int) -> Tensor:

@@ -62,8 +62,7 @@ ADAPTIVE = ("dopri5", "dopri8", "bosh3", "adaptive_heun")
 def solve(velocity: Velocity, x_0: Tensor, times: Tensor, method: str = "midpoint", every: int | None = None) -> Tensor:
     """Follow dx/dt = velocity(x, t) from times[0] to times[-1], one step between neighbours.
 
-    times: (steps + 1,). Returns the end point, or every `every`-th point with both ends, (steps // every + 1,
-    *x_0.shape).
+    times: (steps + 1,). Returns the end point, or every `every`-th point from x_0 on, (steps // every + 1, *x_0.shape).
     """
     step = FIXED[_validate.choice("method", method, FIXED)]
     x, points, moments = x_0, [x_0], times.unbind()
@@ -130,6 +129,8 @@ def solve_adaptive(
     from torchdiffeq import odeint
 
     _validate.choice("method", method, ADAPTIVE)
+    for name, value in [("rtol", rtol), ("atol", atol)]:
+        _validate.positive(name, value)
     nfe = 0
 
     def counted(t, x):
@@ -138,7 +139,13 @@ def solve_adaptive(
         return velocity(x, t.clamp(0, 1))  # the guess of the first step may probe beyond the end
 
     # Without step_t the last step overshoots the end, into time without a flow, and the end point is interpolated.
-    points = odeint(counted, x_0, times, method=method, rtol=rtol, atol=atol, options={"step_t": times[-1:]})
+    try:
+        points = odeint(counted, x_0, times, method=method, rtol=rtol, atol=atol, options={"step_t": times[-1:]})
+    except AssertionError as error:  # its way to say that no step is small enough
+        raise ValueError(
+            f"method {method!r} found no step that meets rtol={rtol:g}, atol={atol:g} ({error}): "
+            "is the velocity finite and smooth? Otherwise allow more error"
+        ) from None
     return points, nfe
 
 

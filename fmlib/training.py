@@ -63,7 +63,7 @@ def fit(
 
     (Lipman et al. 2024, equation 4.53.) The loss is a mean over coordinates; it converges to the conditional variance
     of the velocity, not to zero. `model` itself is trained in place; the returned copy has exponentially averaged
-    weights.
+    weights, which do not require gradients (`requires_grad_()` lets it be trained on).
 
     target: data (N, *dims), or a sampler (n, generator=) -> (n, *dims). source: likewise; default N(0, I).
     labels: integers (N,), passed to the network as label=. coupling: pairs each batch (`Paired` draws the same rows of
@@ -96,6 +96,14 @@ def fit(
         _validate.count(name, value)
     _check_rates(learning_rate, warmup, clip, ema)
     _validate.count("seed", seed, -(2**63))
+    if resume and checkpoint is None:
+        raise ValueError("resume=True needs the folder to go on from: checkpoint=")
+    if not callable(getattr(path, "sample", None)):
+        raise TypeError(f"path must be an AffinePath, got {type(path).__name__}")
+    if not any(p.requires_grad for p in model.parameters()):
+        raise ValueError(
+            "no parameter of model requires gradients, so there is nothing to train: model.requires_grad_()"
+        )
     about = _checked_about(about)
     if batch_size % (world.size * accumulate):
         raise ValueError(f"batch_size {batch_size} must be a multiple of {world.size} processes x {accumulate} parts")
@@ -116,6 +124,8 @@ def fit(
     }
     options = counts | rates | {"precision": precision, "seed": seed}
     options |= {name: _named(thing, checkpoint is not None) for name, thing in things.items()}
+    frozen = [name for name, p in model.named_parameters() if not p.requires_grad]
+    options["frozen"] = frozen or None
 
     model = model.to(place).train()
     network = _wrapped(model, place, world, compile)  # which gives all processes the weights of the first
@@ -209,7 +219,9 @@ def _loss(network, path: AffinePath, batch: batches.Batch, dtype: torch.dtype | 
 
 def _average(averaged: nn.Module, model: nn.Module, decay: float) -> None:
     with torch.no_grad():
-        torch._foreach_lerp_(list(averaged.parameters()), list(model.parameters()), 1 - decay)
+        pairs = zip(averaged.parameters(), model.parameters(), strict=True)
+        mine, theirs = zip(*(pair for pair in pairs if pair[1].requires_grad), strict=True)  # the others never move
+        torch._foreach_lerp_(mine, theirs, 1 - decay)
         for mine, theirs in zip(averaged.buffers(), model.buffers(), strict=True):
             mine.copy_(theirs)
 
@@ -227,7 +239,7 @@ def _stop_unless_finite(new: Tensor, start: int, model: nn.Module, optimizer, wo
     if not new.isfinite().all():
         first = int((~new.isfinite()).nonzero()[0])
         raise FloatingPointError(f"the loss became {new[first].item()} at step {start + first}, {advice}")
-    norms = torch._foreach_norm([p.detach() for p in model.parameters()])
+    norms = torch._foreach_norm([p.detach() for p in model.parameters() if p.requires_grad])
     if not all(norm.isfinite() for norm in norms):
         raise FloatingPointError(f"weights became too large or NaN by step {start + len(new)}, {advice}")
 
@@ -269,11 +281,10 @@ class _Run:
 
     def check_replaceable(self) -> int:
         """Refuse to begin again, at step 0, where a run would lose what it has done so far."""
-        try:
-            about = json.loads((Path(self.folder) / checkpoints.LATEST).read_text())["about"]
-            done, wanted = about["steps"], about["training"]["steps"]
-        except (OSError, ValueError, KeyError, TypeError):
-            return 0  # no run, or none that could go on
+        if not any(Path(self.folder).glob("checkpoint*.json")):
+            return 0
+        about = checkpoints.read(self.folder).record["about"]  # a damaged one may have whole ones beside it
+        done, wanted = (a.get("steps", 0) for a in (about, about.get("training", {})))
         if done < wanted:
             raise ValueError(
                 f"{self.folder} holds an unfinished run, {done} of {wanted} steps: "
@@ -283,7 +294,7 @@ class _Run:
 
     def restore(self) -> int:
         """Put everything back as it was in the newest checkpoint, if there is one; return the steps done."""
-        if not (Path(self.folder) / checkpoints.LATEST).exists():
+        if not any(Path(self.folder).glob("checkpoint*.json")):
             return 0
         weights, state, record = checkpoints.read(self.folder)
         if "training" not in record["about"] or "losses" not in state:
@@ -319,4 +330,7 @@ def _named(thing, exactly: bool) -> str:
         return f"{tuple(thing.shape)} {thing.dtype}{digest}".replace("torch.", "")
     if isinstance(thing, nn.Module):
         return f"{type(thing).__name__} {getattr(thing, 'config', '')}".strip()
-    return re.sub(r" at 0x\w+", "", getattr(thing, "__qualname__", repr(thing)))
+    name = re.sub(r" at 0x\w+", "", getattr(thing, "__qualname__", repr(thing)))
+    owner = getattr(thing, "__self__", None)  # of a method, as of a mixture's `sample`: another mixture, another law
+    fields = {key: value for key, value in getattr(owner, "__dict__", {}).items() if isinstance(value, Tensor)}
+    return ", ".join([name, *(f"{key} {_named(value, exactly)}" for key, value in sorted(fields.items()))])

@@ -1,5 +1,7 @@
+import errno
 import hashlib
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -34,6 +36,15 @@ def test_round_trip_keeps_every_bit(model, tmp_path):
     assert type(loaded) is type(model) and same(loaded, model) and about == {"steps": 3, "metrics": {"distance": 0.1}}
     assert model.training and not loaded.training
     assert names(tmp_path / "new" / "run") == ["checkpoint.json", "weights"]
+
+
+def test_loading_keeps_the_format_and_draws_nothing(tmp_path):
+    model, x = MLP(2, 8, 1).double(), torch.randn(3, 2, dtype=torch.float64)
+    checkpoints.save(tmp_path, model)
+    before = torch.get_rng_state()
+    loaded, _ = checkpoints.load(tmp_path)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert same(loaded, model) and torch.equal(loaded(x, 0.3), model(x, 0.3))
 
 
 def test_a_newer_checkpoint_replaces_the_older_one(tmp_path):
@@ -263,6 +274,14 @@ def test_a_network_of_an_unknown_class_is_loaded_into_one_like_it(tmp_path):
         checkpoints.load(tmp_path, model=torch.nn.Linear(2, 2))
 
 
+def test_a_class_that_takes_a_known_name_is_not_the_known_one(tmp_path):
+    kind = type("MLP", (MLP,), {"forward": lambda self, x, t: 10 * MLP.forward(self, x, t)})
+    checkpoints.save(tmp_path, kind(2, 4, 1))
+    with pytest.raises(ValueError, match="unknown network '.*[.]MLP'; known: .*; give model="):
+        checkpoints.load(tmp_path)
+    assert isinstance(checkpoints.load(tmp_path, model=kind(2, 4, 1))[0], kind)
+
+
 # Several checkpoints in one folder
 
 
@@ -373,6 +392,17 @@ def test_a_folder_in_use_is_refused_with_owner_and_time(tmp_path):
     with checkpoints.locked(tmp_path):
         assert json.loads((tmp_path / ".owner.json").read_text())["pid"] != child.pid
     assert not (tmp_path / ".owner.json").exists()
+
+
+def test_a_full_disk_leaves_older_checkpoints_too(tmp_path, monkeypatch):
+    for number in (1, 2, 3):
+        checkpoints.save(tmp_path, network(number), keep=3, steps=number)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    full = OSError(errno.ENOSPC, "No space left on device")
+    monkeypatch.setattr(checkpoints.os, "fsync", failing(os.fsync, 0, full))
+    with pytest.raises(OSError, match="disk full"):
+        checkpoints.save(tmp_path, network(4), keep=1, steps=1)
+    assert before == {path.name: path.read_bytes() for path in tmp_path.iterdir()}
 
 
 def test_a_full_disk_leaves_the_old_checkpoint_and_says_what_to_free(tmp_path):

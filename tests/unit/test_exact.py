@@ -330,8 +330,18 @@ BAD_MIXTURES = {
     "shapes": (HALF, torch.zeros(3, 2), EYE, r"got \(2,\) and \(2, 2, 2\)"),
     "indefinite": (HALF, torch.zeros(2, 2), -EYE, "positive definite"),
     "skew": (HALF, torch.zeros(2, 2), EYE + torch.tensor([[0.0, 0.5], [0.0, 0.0]]), "symmetric"),
+    "skew and small": (HALF, torch.zeros(2, 2), 1e-6 * (EYE + torch.tensor([[0.0, 0.9], [0.0, 0.0]])), "symmetric"),
     "NaN": (HALF, torch.full((2, 2), torch.nan), EYE, "means has 4 NaN"),
 }
+
+
+@pytest.mark.parametrize("angle", range(0, 180, 10))
+def test_a_large_covariance_may_be_rounded(angle):
+    c, s = math.cos(math.radians(angle)), math.sin(math.radians(angle))
+    turn = torch.tensor([[c, -s], [s, c]])
+    covariance = turn @ torch.diag(torch.tensor([900.0, 4.0])) @ turn.T
+    mixture = GaussianMixture(torch.ones(1), torch.zeros(1, 2), covariance[None])
+    torch.testing.assert_close(mixture.sample(200_000, seeded()).T.cov(), covariance, rtol=0.02, atol=2.0)
 
 
 @pytest.mark.parametrize("weights, means, covariances, message", BAD_MIXTURES.values(), ids=BAD_MIXTURES)

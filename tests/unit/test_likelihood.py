@@ -199,7 +199,9 @@ def test_inference_mode_outside_changes_nothing():
     with torch.inference_mode():
         torch.testing.assert_close(log_likelihood(path.velocity, x + 0, steps=20), expected, atol=1e-12, rtol=0)
         there = sample_and_log_prob(path.velocity, x, steps=20)[1]
+        scaled = log_likelihood(lambda x, t, scale: scale * x, x + 0, scale=torch.full((5, 1), 0.5, dtype=x.dtype))
     torch.testing.assert_close(there, sample_and_log_prob(path.velocity, x, steps=20)[1], atol=1e-12, rtol=0)
+    torch.testing.assert_close(scaled, log_likelihood(lambda x, t: 0.5 * x, x), atol=1e-12, rtol=0)
 
 
 def test_a_velocity_that_stops_gradients_is_refused_and_a_constant_one_is_not():
@@ -207,6 +209,16 @@ def test_a_velocity_that_stops_gradients_is_refused_and_a_constant_one_is_not():
     with pytest.raises(ValueError, match="velocity stops gradients") as error:
         log_likelihood(lambda x, t: -x.detach(), x)
     assert one_sentence(error)
+
+    def centred(x, t):  # moves nowhere as x moves along (1, 1), and yet depends on it
+        with torch.no_grad():
+            return x - x.mean(1, keepdim=True)
+
+    weights = nn.Linear(2, 2)
+    for hidden in (centred, lambda x, t: weights(x.detach())):
+        for divergence in ("exact", "hutchinson"):
+            with pytest.raises(ValueError, match="velocity stops gradients"):
+                log_likelihood(hidden, x, divergence=divergence)
     shift = nn.Parameter(torch.tensor([1.0, -2.0]))
     for velocity in (lambda x, t: shift.expand_as(x), lambda x, t: shift.detach().expand_as(x)):
         expected = sampling.standard_normal_log_prob(x - shift.detach())

@@ -11,7 +11,9 @@ from torch import nn
 from fmlib import batches, checkpoints, devices, training
 from fmlib.couplings import MinibatchOT
 from fmlib.devices import Processes
+from fmlib.exact import GaussianMixture
 from fmlib.models import MLP, UNet
+from fmlib.schedules import CondOT
 from fmlib.training import fit
 
 
@@ -104,6 +106,10 @@ def test_an_unfinished_run_is_not_begun_again(tmp_path):
         fit(network(), data(), steps=3, checkpoint=tmp_path)
     assert one_sentence(error)
     assert before == {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    (tmp_path / "checkpoint.json").write_text("{")
+    for resume in (False, True):
+        with pytest.raises(ValueError, match="checkpoint.json is damaged or truncated"):
+            fit(network(), data(), steps=3, checkpoint=tmp_path, resume=resume)
     (tmp_path / "checkpoint.json").unlink()
     assert len(fit(network(), data(), steps=3, checkpoint=tmp_path).losses) == 3
 
@@ -134,6 +140,30 @@ def test_another_network_or_other_data_is_refused_by_name(tmp_path):
         fit(network(), data(65), steps=2, checkpoint=tmp_path, resume=True)
     with pytest.raises(ValueError, match=r"target was '\(64, 2\) float32, digest (\w{8})', is .* digest (?!\1)"):
         fit(network(), data() + 1, steps=2, checkpoint=tmp_path, resume=True)
+
+
+def test_a_newest_checkpoint_that_is_missing_is_no_reason_to_begin_again(tmp_path):
+    fit(network(), data(), steps=6, checkpoint=tmp_path, checkpoint_every=2, keep=3)
+    (tmp_path / "checkpoint.json").unlink()
+    for resume in (False, True):
+        with pytest.raises(ValueError, match="to go back to step 4, copy checkpoint-00000004.json"):
+            fit(network(), data(), steps=6, checkpoint=tmp_path, checkpoint_every=2, keep=3, resume=resume)
+
+
+def test_the_same_method_of_another_object_is_another_law(tmp_path):
+    laws = [GaussianMixture.isotropic(torch.full((1, 2), mean), 1.0) for mean in (0.0, 0.0, 50.0)]
+    fit(network(), laws[0].sample, steps=2, checkpoint=tmp_path)
+    fit(network(), laws[1].sample, steps=2, checkpoint=tmp_path, resume=True)
+    with pytest.raises(ValueError, match="target was 'GaussianMixture.sample, .*means .*', is '"):
+        fit(network(), laws[2].sample, steps=2, checkpoint=tmp_path, resume=True)
+
+
+def test_other_frozen_weights_are_another_run(tmp_path):
+    model = network()
+    model.layers[0].requires_grad_(False)
+    fit(model, data(), steps=2, checkpoint=tmp_path)
+    with pytest.raises(ValueError, match="holds a run of other options: frozen was"):
+        fit(network(), data(), steps=2, checkpoint=tmp_path, resume=True)
 
 
 def test_what_cannot_be_resumed(tmp_path):
@@ -393,3 +423,29 @@ def test_bad_options(options, message, tmp_path):
     with pytest.raises(ValueError, match=message) as error:
         fit(network(), data(), checkpoint=tmp_path / "run", **{"steps": 2, **options})
     assert one_sentence(error) and not (tmp_path / "run").exists()
+
+
+def test_what_cannot_be_trained_on():
+    with pytest.raises(ValueError, match="no parameter of model requires gradients"):
+        fit(network().requires_grad_(False), data(), steps=2)
+    with pytest.raises(ValueError, match="a sampler must return as many rows as it is asked for, 256, got 257"):
+        fit(network(), lambda n, generator: data(n + 1), steps=2)
+    with pytest.raises(TypeError, match="path must be an AffinePath, got CondOT"):
+        fit(network(), data(), path=CondOT(), steps=2)
+    with pytest.raises(ValueError, match="resume=True needs the folder to go on from: checkpoint="):
+        fit(network(), data(), steps=2, resume=True)
+
+
+def test_data_that_requires_gradients_is_data():
+    x = data().requires_grad_()
+    expected = fit(network(), data(), source=2 * data(), steps=4).losses
+    assert torch.equal(fit(network(), x, source=2 * x, steps=4).losses, expected) and x.grad is None
+
+
+def test_a_frozen_parameter_stays_as_it_is_whatever_it_holds():
+    """A mask of -inf is no weight that became too large, and whole numbers have no average."""
+    model = network()
+    model.mask = nn.Parameter(torch.tensor([0.0, -math.inf]), requires_grad=False)
+    model.count = nn.Parameter(torch.tensor([1, 2]), requires_grad=False)
+    averaged = fit(model, data(), steps=4).model
+    assert averaged.mask.tolist() == [0.0, -math.inf] and averaged.count.tolist() == [1, 2]

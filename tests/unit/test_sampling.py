@@ -96,9 +96,13 @@ def test_condition_reaches_every_call(method):
         seen.append((label, scale))
         return scale * x
 
-    extra = {"score": lambda x, t: -x} if method == "euler_maruyama" else {}
+    def score(x, t, label, scale):
+        return -velocity(x, t, label, scale)
+
+    extra = {"score": score} if method == "euler_maruyama" else {}
     sample(velocity, normal(2, 2), steps=3, method=method, label=label, scale=2.0, **extra)
     assert seen and all(came is label and scale == 2.0 for came, scale in seen)
+    assert len(seen) % 6 == 0 or method != "euler_maruyama"  # the score, too, at each of 3 steps
 
 
 @pytest.mark.parametrize("method", [*DETERMINISTIC, "euler_maruyama"])
@@ -172,6 +176,11 @@ BAD = {
     "number": ({"t": 1.0}, TypeError, "t must be a pair .* got 1.0"),
     "triple": ({"t": (0, 0.5, 1)}, TypeError, r"got \(0, 0.5, 1\)"),
     "no score": ({"method": "euler_maruyama"}, ValueError, "score=None"),
+    "idle noise": ({"noise": 0.5}, ValueError, "noise is for method 'euler_maruyama', got it with 'midpoint'"),
+    "chunk of nothing": ({"method": "dopri5", "chunk": 0}, ValueError, "chunk must be at least 1, got 0"),
+    "chunk in words": ({"differentiable": True, "chunk": "some"}, TypeError, "chunk must be an integer, got 'some'"),
+    "no tolerance": ({"method": "dopri5", "rtol": 0.0}, ValueError, "rtol must be positive and finite, got 0.0"),
+    "NaN velocity": ({"method": "dopri5", "velocity": lambda x, t: x * math.nan}, ValueError, "found no step that"),
     "idle score": ({"method": "heun", "score": swirl}, ValueError, "got 'heun'"),
     "backward noise": ({"method": "euler_maruyama", "score": swirl, "t": (1, 0)}, ValueError, r"t=\(1, 0\)"),
     "flat score": ({"method": "euler_maruyama", "score": lambda x, t: x[:, :1]}, ValueError, r"score .*\(3, 1\)"),
@@ -181,7 +190,7 @@ BAD = {
 @pytest.mark.parametrize("options, kind, message", BAD.values(), ids=BAD)
 def test_bad_options(options, kind, message):
     with pytest.raises(kind, match=message) as error:
-        sample(swirl, X, **options)
+        sample(**({"velocity": swirl, "x_0": X} | options))
     assert one_sentence(error)
 
 
@@ -191,6 +200,8 @@ BAD_STARTS = {
     "NaN": (X * torch.nan, ValueError, "x_0 has 6 NaN"),
     "infinite": (X + torch.inf, ValueError, "x_0 has 6 NaN or infinite"),
     "one axis": (X[0], ValueError, r"\(2,\)"),
+    "bfloat16": (X.bfloat16(), TypeError, "x_0 must be float32 or float64, got torch.bfloat16"),
+    "float16": (X.half(), TypeError, "x_0 must be float32 or float64, got torch.float16"),
 }
 
 
@@ -269,6 +280,32 @@ def test_a_thinned_path_holds_every_second_point():
     assert torch.equal(full.x[::2], thin.x) and torch.equal(full.t[::2], thin.t) and full.nfe == thin.nfe == 12
     with pytest.raises(ValueError, match="every must divide the number of steps, got 4 and 6"):
         sample(model, x_0, steps=6, return_path=True, every=4)
+
+
+def test_bfloat16_is_for_float32():
+    with pytest.raises(ValueError, match="precision 'bf16' is for products of float32 numbers, got float64"):
+        sample(MLP(2, 8, 1).double(), X.double(), precision="bf16")
+
+
+def test_a_score_may_use_autograd_beside_a_network_of_ours():
+    """And leaves nothing behind in a path that keeps what it has computed."""
+
+    def score(x, t):
+        with torch.enable_grad():
+            x = x.detach().requires_grad_()
+            return torch.autograd.grad(-0.5 * x.square().sum(), x)[0]
+
+    torch.manual_seed(0)
+    options = {"method": "euler_maruyama", "steps": 5}
+    network, x_0 = MLP(2, 8, 1), normal(4, 2).float()
+    there, here = (sample(network, x_0, score=s, generator=seeded(), **options) for s in (score, lambda x, t: -x))
+    torch.testing.assert_close(there, here)
+    path = DataPath(normal(5, 2).float())
+    with torch.inference_mode():
+        path.x_1(x_0, 0.5)
+    x = x_0.clone().requires_grad_()
+    path.x_1(x, 0.5).sum().backward()
+    assert x.grad.isfinite().all()
 
 
 def test_bfloat16_is_close_and_the_state_keeps_its_format():
