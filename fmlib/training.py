@@ -22,6 +22,7 @@ from fmlib.batches import Law
 from fmlib.couplings import Independent
 from fmlib.paths import AffinePath
 
+OWN = {"folder", "model", "state", "keep", "steps", "training"}  # what a checkpoint says of itself
 CHECKED = 100  # steps between two looks at the loss: each look waits for the device
 
 
@@ -180,11 +181,11 @@ def _check_rates(learning_rate: float, warmup: int, clip: float | None, ema: flo
 def _checked_about(about: dict | None) -> dict:
     """`about` as it will come back from the disk."""
     about = about or {}
-    taken = {"folder", "model", "state", "keep", "steps", "training"} & about.keys()
+    taken = OWN & about.keys()
     if taken:
         raise ValueError(f"about cannot hold the names {', '.join(sorted(taken))}, which checkpoints use themselves")
     try:
-        return json.loads(json.dumps(about))
+        return json.loads(json.dumps(about, allow_nan=False))
     except (TypeError, ValueError) as error:
         raise TypeError(f"about must hold JSON values only: {error}") from None
 
@@ -299,11 +300,14 @@ class _Run:
         weights, state, record = checkpoints.read(self.folder)
         if "training" not in record["about"] or "losses" not in state:
             raise ValueError(f"{self.folder} holds a checkpoint without training state: it cannot be resumed")
-        there, here = record["about"] | record["about"]["training"], self.about | self.options
-        names = [name for name, value in here.items() if there.get(name) != value]
-        if names:
-            differing = "; ".join(f"{name} was {there.get(name)!r}, is {here[name]!r}" for name in names)
-            raise ValueError(f"{self.folder} holds a run of other options: {differing}")
+        differing = {}  # by name, each once: a caller may note an option's value
+        for there, here in ((record["about"]["training"], self.options), (record["about"], self.about)):
+            for name, value in here.items():
+                if there.get(name) != value:
+                    differing.setdefault(name, f"{name} was {there.get(name)!r}, is {value!r}")
+        if differing:
+            raise ValueError(f"{self.folder} holds a run of other options: {'; '.join(differing.values())}")
+        self.about.update({name: value for name, value in record["about"].items() if name not in OWN})
         prefix = "model."
         mine = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
         try:

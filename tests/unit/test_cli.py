@@ -137,7 +137,7 @@ def test_resume_of_another_configuration_names_what_differs(cheap, tmp_path, cap
     assert cli.main(command) == 0
     capsys.readouterr()
     assert cli.main([*command, "--seed", "3", "--batch-size", "64", "--resume"]) == 2
-    message = "holds a run of other options: seed was 0, is 3; batch_size was 128, is 64"
+    message = "holds a run of other options: batch_size was 128, is 64; seed was 0, is 3"
     assert message in capsys.readouterr().err
     assert checkpoints.load(tmp_path)[1]["seed"] == 0
 

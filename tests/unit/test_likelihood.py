@@ -205,7 +205,7 @@ def test_inference_mode_outside_changes_nothing():
 
 
 def test_a_velocity_that_stops_gradients_is_refused_and_a_constant_one_is_not():
-    x = torch.randn(4, 2, generator=seeded(1))
+    x = torch.randn(4, 2, generator=seeded(1)).round()  # so that differences have no rounding
     with pytest.raises(ValueError, match="velocity stops gradients") as error:
         log_likelihood(lambda x, t: -x.detach(), x)
     assert one_sentence(error)
@@ -218,7 +218,7 @@ def test_a_velocity_that_stops_gradients_is_refused_and_a_constant_one_is_not():
     for hidden in (centred, lambda x, t: weights(x.detach())):
         for divergence in ("exact", "hutchinson"):
             with pytest.raises(ValueError, match="velocity stops gradients"):
-                log_likelihood(hidden, x, divergence=divergence)
+                log_likelihood(hidden, x, divergence=divergence, steps=1)
     shift = nn.Parameter(torch.tensor([1.0, -2.0]))
     for velocity in (lambda x, t: shift.expand_as(x), lambda x, t: shift.detach().expand_as(x)):
         expected = sampling.standard_normal_log_prob(x - shift.detach())

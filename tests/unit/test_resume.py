@@ -158,6 +158,20 @@ def test_the_same_method_of_another_object_is_another_law(tmp_path):
         fit(network(), laws[2].sample, steps=2, checkpoint=tmp_path, resume=True)
 
 
+def test_what_is_noted_about_a_run_stays_with_it(tmp_path):
+    options = {"steps": 6, "checkpoint": tmp_path, "checkpoint_every": 2, "seed": 1}
+    with pytest.raises(Stopped):
+        fit(network(), data(), about={"seed": "one", "author": "a"}, on_step=stop_at(3), **options)
+    checkpoints.annotate(tmp_path, note="half way")
+    with pytest.raises(ValueError, match="other options: seed was 'one', is 'two'$"):
+        fit(network(), data(), about={"seed": "two"}, resume=True, **options)
+    fit(network(), data(), about={"seed": "one"}, resume=True, **options)
+    about = checkpoints.load(tmp_path)[1]
+    assert {"seed": "one", "author": "a", "note": "half way", "steps": 6}.items() <= about.items()
+    with pytest.raises(TypeError, match="about must hold JSON values only"):
+        fit(network(), data(), about={"loss": math.nan}, steps=2)
+
+
 def test_other_frozen_weights_are_another_run(tmp_path):
     model = network()
     model.layers[0].requires_grad_(False)
