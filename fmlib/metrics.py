@@ -53,7 +53,8 @@ def sliced_wasserstein(x: Tensor, y: Tensor, projections: int = 128, generator: 
 def mmd(x: Tensor, y: Tensor, bandwidth: float | None = None) -> float:
     """Squared maximum mean discrepancy with the kernel exp(-||x - y||^2 / (2 h^2)), over all pairs.
 
-    (Gretton et al. 2012, "A Kernel Two-Sample Test", equation 5.) h defaults to the median distance within y.
+    (Gretton et al. 2012, "A Kernel Two-Sample Test", equation 5.) h defaults to the median distance within y
+    (its first 2,000 rows).
     """
     x, y = _rows(x, y)
     h = bandwidth if bandwidth is not None else torch.pdist(y[:2000]).median().item()

@@ -153,11 +153,10 @@ class VariancePreserving(Schedule):
         return -(self.beta_max - self.beta_min) / 4 - self.beta_min / 2
 
     def alpha(self, t):
-        # e_0 (exp(log e_t - log e_0) - 1): exactly 0 at t = 0, accurate beside it; and exactly 1 at t = 1 below
-        e_0 = math.exp(self._log_e_0)
+        # e_t - e_0 = e_t (1 - exp(log e_0 - log e_t)): exactly 0 at t = 0, accurate beside it; exactly 1 at t = 1 below
         gain = (self.beta_max - self.beta_min) * t * (2 - t) / 4 + self.beta_min * t / 2  # the difference of the logs
-        rise = e_0 * torch.expm1(gain)
-        return torch.where(t == 1, torch.ones_like(t), rise / (1 - e_0))
+        rise = self._log_e(t).exp() * -torch.expm1(-gain)
+        return torch.where(t == 1, torch.ones_like(t), rise / (1 - math.exp(self._log_e_0)))
 
     def sigma(self, t):
         # 1 - alpha without cancellation: (1 - e_t) / (1 - e_0), through expm1

@@ -143,3 +143,8 @@ def test_a_schedule_that_misses_its_ends_is_refused_by_every_path(schedule, came
     for make in (AffinePath, lambda s: MixturePath(mixture, s), lambda s: DataPath(torch.zeros(3, 2), s)):
         with pytest.raises(ValueError, match=came):
             make(schedule)
+
+
+def test_a_steep_variance_preserving_schedule_is_finite_in_float32():
+    schedule, t = VariancePreserving(0.1, 400.0), torch.linspace(0, 1, 101)
+    torch.testing.assert_close(schedule.alpha(t), schedule.alpha(t.double()).float(), rtol=2e-5, atol=1e-40)
