@@ -2,6 +2,7 @@
 
 import argparse
 import math
+import os
 import platform
 import sys
 import time
@@ -50,6 +51,8 @@ def load(data: str, split: str) -> Data:
     if not Path(data).is_dir():
         known = ", ".join(NAMED)
         raise ValueError(f"unknown data set {data!r}; known: {known}, or a folder of images")
+    if split != "train":
+        raise ValueError(f"split {split!r} is for named data sets; a folder of images is divided here")
     x, y, classes = datasets.folder(data)
     return Data(*_divided(datasets.Labelled(x, y)), classes)
 
@@ -60,9 +63,13 @@ def _pictures(data: str, split: str) -> datasets.Labelled:
 
 
 def _divided(all: datasets.Labelled) -> tuple[datasets.Labelled, datasets.Labelled]:
+    """Every tenth image is held out, unless it is the first of its class, which then has one to learn from."""
     held_out = torch.arange(len(all.x)) % 10 == 9
+    for label in all.y.unique():
+        held_out[(all.y == label).nonzero()[0]] = False
     if held_out.sum() < 2:
-        raise ValueError(f"at least 20 images are needed to train on some and hold out others, got {len(all.x)}")
+        came = f"{len(all.x)} of {len(all.y.unique())} classes"
+        raise ValueError(f"at least 20 images are needed to train on some and hold out others, got {came}")
     return datasets.Labelled(all.x[~held_out], all.y[~held_out]), datasets.Labelled(all.x[held_out], all.y[held_out])
 
 
@@ -82,6 +89,7 @@ def train(
     resume: bool,
 ) -> None:
     """Train a network on `data`, with its classes; write checkpoints and `samples.png` to `out`, print its metrics."""
+    data = data if data in NAMED else os.path.normpath(data) if data else data  # one name, with a slash or without
     recipe = DIGITS if data == "digits" else IMAGES
     chosen = Recipe(steps, batch_size, learning_rate, precision)
     recipe = Recipe(*(mine if mine is not None else usual for mine, usual in zip(chosen, recipe, strict=True)))
@@ -102,6 +110,10 @@ def train(
         if world.rank == 0:
             count = models.parameter_count(network)
             print(f"{data}: {len(loaded.train.x)} images, {count} parameters, {recipe.steps} steps", flush=True)
+            if data not in NAMED and loaded.classes:
+                counts = torch.bincount(loaded.train.y).tolist()
+                rows = (f"{i} {name} ({n})" for i, (name, n) in enumerate(zip(loaded.classes, counts, strict=True)))
+                print(f"labels, with their images to train on: {', '.join(rows)}", flush=True)
         start = time.perf_counter()
         result = training.fit(
             network,
@@ -132,13 +144,15 @@ def _network(data: Data) -> nn.Module:
 
 def report(folder: Path, data: str, loaded: Data, result: training.Fit, seed: int, seconds: float) -> None:
     """Score the trained network, add the scores to its checkpoint, draw `samples.png` and print what came out."""
+    print(
+        f"trained in {seconds:.1f} s; final loss {result.losses[-100:].mean():.4f} (its floor is not zero)", flush=True
+    )
     real, held_out = (datasets.Labelled(x[:COMPARED], y[:COMPARED]) for x, y in (loaded.train, loaded.held_out))
     asked = real.y.repeat(DRAWS) if data == "digits" else real.y[:SCORED]
     drawn = draw(result.model, asked if loaded.classes else len(asked), seed)
     scores = score(drawn, asked if loaded.classes else None, real, held_out)
     checkpoints.annotate(folder, metrics=scores)
     compare(folder / "samples.png", result.model, loaded, seed)
-    print(f"trained in {seconds:.1f} s; final loss {result.losses[-100:].mean():.4f} (its floor is not zero)")
     for name, value in scores.items():
         print(f"{name.replace('_', ' ')}: {value:.4f}")
     print(f"wrote {folder / 'checkpoint.json'} and {folder / 'samples.png'}")
@@ -190,7 +204,8 @@ def compare(path: Path, model: nn.Module, data: Data, seed: int) -> None:
     if data.classes:
         rows = range(min(10, len(data.classes)))
         labels, title = torch.tensor([label for label in rows for _ in range(10)]), "generated, one label a row"
-        real = torch.cat([x[y == label][:10] for label in rows])
+        white = torch.full_like(x[:1], 1 if x.ndim == 4 and x.shape[1] == 3 else -1).expand(10, *x.shape[1:])
+        real = torch.cat([torch.cat([x[y == label], white])[:10] for label in rows])
     else:
         labels, title, real = 100, "generated", x[:100]
     figure = Figure(figsize=(9, 4.8), layout="constrained")
@@ -288,11 +303,13 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; return 0, 2 for bad input (one line on stderr), or 130 if it was interrupted."""
     options = vars(parser().parse_args(arguments))
-    command = {"train": train, "sample": sample, "info": info}[options.pop("command")]
+    name = options.pop("command")
+    command = {"train": train, "sample": sample, "info": info}[name]
     try:
         command(**options)
     except KeyboardInterrupt:
-        print("interrupted; the last checkpoint, if one was saved, is whole", file=sys.stderr)
+        saved = "; the last checkpoint, if one was saved, is whole: go on with --resume" if name == "train" else ""
+        print(f"interrupted{saved}", file=sys.stderr)
         return 130
     except (ValueError, TypeError, OSError, RuntimeError, FloatingPointError) as error:
         print(f"fmlib: {(str(error) or type(error).__name__).splitlines()[0]}", file=sys.stderr)

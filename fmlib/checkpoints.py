@@ -232,6 +232,8 @@ def _read(file: Path) -> dict:
     missing = {"network", "config", "weights", "sha256", "about"} - record.keys()
     if missing:
         raise ValueError(f"{file} lacks {', '.join(sorted(missing))}")
+    if not isinstance(record["about"], dict) or ("state" in record) != ("state_sha256" in record):
+        raise ValueError(f"{file} is damaged: its entries do not fit together")
     return record
 
 

@@ -147,8 +147,9 @@ def folder(path: str | Path, size: int = 32) -> Folder:
     """All images in `path`, in the order of their names: cropped to the middle square, scaled to `size`, in colour.
 
     If they lie in subfolders, each subfolder is a class; if they lie in `path` itself, there are no classes and the
-    labels are zero. size: a multiple of 4. Other files, and hidden ones, are passed over. Raises ValueError if there
-    are no images, some above and some in subfolders, or if any cannot be read (counting and naming them).
+    labels are zero. size: a multiple of 4. Transparent pixels become white. Links are followed; other files, and hidden
+    ones, are passed over. Raises ValueError if there are no images, some above and some in subfolders, none in one
+    of the subfolders, or if any cannot be read (counting and naming them).
     """
     from PIL import Image, ImageOps
 
@@ -157,14 +158,19 @@ def folder(path: str | Path, size: int = 32) -> Folder:
         raise ValueError(f"size must be a multiple of 4, got {size}")
     if not root.is_dir():
         raise ValueError(f"{root} is not a folder")
-    files = sorted(file for file in root.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
-    files = [file for file in files if not any(part[0] == "." for part in file.relative_to(root).parts)]
+    files = _images_below(root)
     if not files:
         raise ValueError(f"{root} holds no images ({', '.join(sorted(SUFFIXES))})")
     owners = [file.relative_to(root).parts[0] if file.parent != root else "" for file in files]
     classes = sorted(set(owners))
     if "" in classes and len(classes) > 1:
         raise ValueError(f"{root} holds {owners.count('')} images beside subfolders of images: put them into one too")
+    if classes != [""]:
+        empty = sorted(f.name for f in root.iterdir() if f.is_dir() and f.name[0] != "." and f.name not in classes)
+        if empty:
+            raise ValueError(
+                f"{root} holds subfolders without images, which cannot be classes: {', '.join(empty[:10])}"
+            )
     x, unreadable = torch.empty(len(files), 3, size, size), []
     for i, file in enumerate(files):
         try:
@@ -173,8 +179,11 @@ def folder(path: str | Path, size: int = 32) -> Folder:
                     raise ValueError("no range is known for floating pixels")
                 if image.mode.startswith("I"):  # 16 bits of grey, which `convert` would clip to 8
                     image = image.convert("I").point(lambda value: value / 257).convert("L")
-                upright = ImageOps.exif_transpose(image).convert("RGB")
-                square = ImageOps.fit(upright, (size, size), Image.Resampling.LANCZOS)
+                upright = ImageOps.exif_transpose(image)
+                if upright.has_transparency_data:
+                    upright = upright.convert("RGBA")
+                    upright = Image.alpha_composite(Image.new("RGBA", upright.size, "white"), upright)
+                square = ImageOps.fit(upright.convert("RGB"), (size, size), Image.Resampling.LANCZOS)
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):  # what Pillow raises on bad files
             unreadable.append(str(file.relative_to(root)))
             continue
@@ -186,6 +195,24 @@ def folder(path: str | Path, size: int = 32) -> Folder:
         raise ValueError(f"{len(unreadable)} of {len(files)} images in {root} cannot be read: {names}")
     y = torch.tensor([classes.index(owner) for owner in owners])
     return Folder(x, y, [] if classes == [""] else classes)
+
+
+def _images_below(root: Path) -> list[Path]:
+    """The files that look like images, sorted; OSError for a subfolder that may not be read."""
+
+    def refuse(error: OSError):
+        raise error
+
+    found = []
+    for above, folders, names in os.walk(root, followlinks=True, onerror=refuse):
+        inside = [folder for folder in Path(above).parents if folder == root or root in folder.parents]
+        if any(os.path.samefile(above, folder) for folder in inside):  # a link back up: a circle
+            folders.clear()
+            continue
+        folders[:] = [name for name in folders if name[0] != "."]
+        files = [Path(above, name) for name in names if name[0] != "."]
+        found += [file for file in files if file.suffix.lower() in SUFFIXES and file.is_file()]
+    return sorted(found)
 
 
 def fetch(name: str) -> Path:

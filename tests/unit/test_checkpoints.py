@@ -231,6 +231,8 @@ DAMAGE = {
     "config of words": (lambda run: edit(run, config={**CONFIG, "dim": "two"}), "json: the weights do not fit"),
     "negative config": (lambda run: edit(run, config={**CONFIG, "width": -4}), "json: the weights do not fit"),
     "no config": (lambda run: edit(run, config=None), "json: the weights do not fit"),
+    "about of a number": (lambda run: edit(run, about=3), "json is damaged: its entries do not fit together"),
+    "state without sum": (lambda run: edit(run, state="state-0.safetensors"), "json is damaged: its entries"),
     "foreign weights": (lambda run: foreign_weights(run, b"not safetensors"), "weights-.* is no safetensors file"),
 }
 

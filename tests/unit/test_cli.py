@@ -166,7 +166,7 @@ def test_interrupted_by_ctrl_c_the_last_checkpoint_is_whole(tmp_path):
     finally:
         child.kill()
     assert child.returncode == 130
-    assert err.splitlines() == ["interrupted; the last checkpoint, if one was saved, is whole"]
+    assert err.splitlines() == ["interrupted; the last checkpoint, if one was saved, is whole: go on with --resume"]
     model, about = checkpoints.load(tmp_path)
     assert about["steps"] % 20 == 0 and set(names(tmp_path)) == {"checkpoint.json", "state", "weights"}
     assert not set(tmp_path.glob(".*")) - {tmp_path / ".lock"}
@@ -202,6 +202,29 @@ def test_train_and_sample_a_folder_of_images(classes, small_images, tmp_path, ca
     assert cli.main(["sample", str(run), "--n", "3", "--steps", "1", "--out", str(tmp_path / "x.png")]) == 0
     assert cli.main(["sample", str(run), "--label", "2", "--out", str(tmp_path / "y.png")]) == 2
     assert not (tmp_path / "y.png").exists()
+
+
+def test_images_are_held_out_but_never_the_only_one_of_a_class():
+    labels = torch.tensor([0] * 19 + [1] + [2] * 10)
+    train, held_out = cli._divided(datasets.Labelled(torch.arange(30.0)[:, None], labels))
+    assert held_out.x.flatten().tolist() == [9, 29] and train.y.unique().tolist() == [0, 1, 2]
+    with pytest.raises(ValueError, match="at least 20 images are needed .*, got 20 of 2 classes"):
+        cli._divided(datasets.Labelled(torch.arange(20.0)[:, None], labels[:20]))
+
+
+def test_a_folder_goes_by_one_name_and_has_no_split(small_images, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for i in range(20):
+        Path("data", "ab"[i % 2]).mkdir(parents=True, exist_ok=True)
+        Image.new("L", (8, 8), i).save(f"data/{'ab'[i % 2]}/{i:02d}.png")
+    command = ["--out", "run", "--steps", "2", "--batch-size", "4", "--resume"]
+    assert cli.main(["train", "data", *command]) == 0
+    out = capsys.readouterr().out
+    assert "labels, with their images to train on: 0 a (9), 1 b (9)" in out
+    assert out.index("trained in") < out.index("energy distance")
+    assert cli.main(["train", "./data/", *command]) == 0
+    capsys.readouterr()
+    assert refused(["train", "data", "--split", "test", *command], "split 'test' is for named data sets", capsys)
 
 
 def test_train_mnist(small_images, tmp_path, monkeypatch, capsys):

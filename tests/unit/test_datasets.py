@@ -322,6 +322,30 @@ def test_transparent_grey_and_palette_images_become_colour(tmp_path):
     assert datasets.folder(tmp_path).x.isfinite().all() and len(datasets.folder(tmp_path).x) == 6
 
 
+def test_what_is_transparent_becomes_white(tmp_path):
+    icon = Image.new("RGBA", (32, 32), (0, 0, 0, 0))
+    icon.paste((0, 0, 0, 255), (16, 0, 32, 32))
+    icon.save(tmp_path / "a.png")
+    icon.quantize(4).save(tmp_path / "b.png")
+    x = datasets.folder(tmp_path).x
+    assert (x[..., :12] == 1).all() and (x[..., 20:] == -1).all()
+
+
+def test_links_are_followed_and_circles_left(pictures, tmp_path):
+    (pictures / "again").symlink_to(pictures / "red")
+    (pictures / "red" / "up").symlink_to(pictures)
+    found = datasets.folder(pictures)
+    assert found.classes == ["again", "blue", "red"] and found.y.tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2]
+
+
+def test_a_class_without_images_is_named(pictures):
+    (pictures / "green").mkdir()
+    (pictures / ".hidden").mkdir()
+    with pytest.raises(ValueError, match="subfolders without images, which cannot be classes: green$") as error:
+        datasets.folder(pictures)
+    assert one_sentence(error)
+
+
 def test_photos_stand_upright_and_deep_greys_keep_their_range(tmp_path):
     half = torch.zeros(32, 32, 3, dtype=torch.uint8)
     half[:16] = 255
