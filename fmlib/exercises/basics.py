@@ -314,9 +314,9 @@ half_turn = Number(
     ),
     after=(
         "What can a velocity do there, where one point stands for all pairs? Change the matrix in the cell "
-        "above to `[[-1.0, 0.0], [0.0, -1.0]]`, run it and the next one, and see what the trained flow does. (The "
-        "paired claim on the energy distance stops you: the paths shrink to the middle and stay too narrow. Undo the "
-        "change.)"
+        "that defines `turned`, at the start of 1.10, to `[[-1.0, 0.0], [0.0, -1.0]]`, run it and the cell of the "
+        "figure, and see what the trained flow does. (One of the two paired claims stops you: the samples come out too "
+        "narrow, or at the wrong partners. The map is lost either way. Undo the change.)"
     ),
     reference="answer = 1 / 1.7",
     expected=1 / 1.7,

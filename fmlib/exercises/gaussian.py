@@ -10,7 +10,8 @@ good_ends = Choice(
     task="predict",
     question=(
         "The first formula for $u_t(x)$, from $\\hat x_1$, divides by $\\sigma_t$; the second, from $\\hat x_0$, "
-        "divides by $\\alpha_t$. At which end of time does each fail, and what does it need at the *other* end?"
+        "divides by $\\alpha_t$. Let $\\alpha'$ and $\\sigma'$ be finite, as for cond-OT. At which end of time "
+        "does each fail, and what does it need at the *other* end?"
     ),
     options={
         "a": (
@@ -147,7 +148,11 @@ euler_ends = Choice(
             "0 times infinity is NaN.",
         ),
     },
-    after="Try both. How does DDIM itself manage both ends, with an $\\hat x_1$ from a network?",
+    after=(
+        "Try both, each on times that stop short of the other end, such as `torch.linspace(0, 0.99, 11, "
+        "dtype=torch.float64)` in place of `ten`. How does DDIM itself manage both ends, with an $\\hat x_1$ from a "
+        "network?"
+    ),
     reference='answer = "b"',
     why=(
         "The step contains alpha_r / sigma_r, which is 1 / 0 at r = 1, and multiplying by sigma_1 = 0 gives NaN. Over "

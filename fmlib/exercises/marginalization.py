@@ -14,7 +14,10 @@ forgotten_denominator = Number(
         "Someone forgets the denominator and follows $u(x)=x_1-x$ from $t=0$ to $t=1$. What fraction of the way from "
         "$x_0$ to $x_1$ is left at the end? Answer with a number between 0 and 1, to two digits."
     ),
-    after="Decide first, then change one line in the first cell of this section and measure. Undo the change.",
+    after=(
+        "Decide first, then change one line in the first cell of this section and measure, with `steps=1000`: twenty "
+        "Euler steps leave a little less. Undo the change."
+    ),
     reference="import math\n\nanswer = math.exp(-1)",
     expected=math.exp(-1),
     within=0.006,
@@ -54,8 +57,8 @@ largest_loss = Choice(
     task="predict",
     question=(
         "Redo the right panel in your head for $t=0.05$ and for $t=0.9$, with cells of side $(1-t)/2$: how many "
-        "clouds, how wide, how heavy? Then decide at which time the loss of a perfect network, the spread of the "
-        "velocities in a cell, is the largest."
+        "clouds, how wide, and how many points in each? Then decide at which time the loss of a perfect network, the "
+        "spread of the velocities in a cell, is the largest."
     ),
     options={
         "a": (
@@ -75,7 +78,7 @@ largest_loss = Choice(
             "the growth wins, later the weights decide.",
         ),
     },
-    after="Check with `conditional_variance` of section 2.5.",
+    after="Check later, with `conditional_variance` of section 2.5.",
     reference='answer = "b"',
     why=(
         "The loss of a perfect network at time t is the variance of X_1 given X_t, over (1 - t)^2. Early the variance "
@@ -270,8 +273,8 @@ twenty_digits = Choice(
     number="2.6",
     task="break it",
     question=(
-        "Train on the first 20 digits only, with the same settings. Where does the network's histogram of distances to "
-        "the nearest training image go?"
+        "Train on the first 20 digits only (`train = train[:20]`, after `train` is made), with the same settings; one "
+        "claim will stop you. Where does the network's histogram of distances to the nearest training image go?"
     ),
     options={
         "a": (

@@ -144,7 +144,7 @@ def test_the_sharded_loop_of_the_readme_runs(tmp_path):
     out, _ = run.communicate(timeout=80)
     assert run.returncode == 0, out
     values = re.findall(r"loss (\d+\.\d+)", out)
-    assert len(values) == 2 and values[0] != values[1]  # two processes, each with its own noise
+    assert len(values) == 2 and values[0] != values[1], out  # two processes, each with its own noise
 
 
 def test_processes_that_miss_each_other_try_again_under_another_name(monkeypatch):
