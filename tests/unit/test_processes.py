@@ -138,7 +138,9 @@ def test_the_sharded_loop_of_the_readme_runs(tmp_path):
     ]:
         assert old in code
         code = code.replace(old, new)
-    code = re.sub("torch.cuda.set_device.*\n", "", code) + "print('loss', loss.item())\ndist.destroy_process_group()\n"
+    code = re.sub("torch.cuda.set_device.*\n", "", code)
+    # in one piece, or the lines of two processes mix
+    code += "print(f'loss {loss.item()}\\n', end='')\ndist.destroy_process_group()\n"
     (tmp_path / "sharded.py").write_text(code)
     run = torchrun(2, program=(str(tmp_path / "sharded.py"),))
     out, _ = run.communicate(timeout=80)
