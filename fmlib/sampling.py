@@ -45,7 +45,7 @@ def sample(
     """Solve dx/dt = velocity(x, t) from x(t[0]) = x_0 to t[1] and return x(t[1]), of the shape of `x_0`.
 
     velocity: any callable (x, t, **condition) -> tensor of the shape of x: a network, a closed form, a sum of both.
-    x_0: (batch, *dims), floating. steps: equal time steps (for an adaptive method, the number of saved intervals).
+    x_0: (batch, *dims), float32 or float64. steps: equal time steps (adaptive: saved intervals).
     method: a fixed-step method ('euler', 'midpoint', 'heun', 'rk4'), an adaptive one ('dopri5', ..., with `rtol` and
     `atol`), or 'euler_maruyama', which adds noise g_t = `noise` and needs the `score`, a callable like `velocity`, and,
     if runs are to repeat, a `generator`. t: two different times in [0, 1]; t=(1, 0) runs back to the source.
