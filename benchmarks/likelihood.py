@@ -1,4 +1,4 @@
-"""Exact log-likelihood: `fmlib.log_likelihood` against `flow_matching`'s compute_likelihood; time, then peak memory."""
+"""Exact log-likelihood: `fmlib.likelihood` against `flow_matching`'s compute_likelihood; time, then peak memory."""
 
 import subprocess
 import sys
@@ -8,7 +8,7 @@ from flow_matching.solver import ODESolver
 
 from benchmarks.sampling import Wrapped
 from benchmarks.timing import Row, compare
-from fmlib import devices, sampling
+from fmlib import devices, likelihood
 from fmlib.models import MLP
 
 STEPS = 10
@@ -25,7 +25,7 @@ def sides(d: int, n: int):
     )
 
     def ours():
-        return sampling.log_likelihood(model, x_1, steps=STEPS)
+        return likelihood.log_likelihood(model, x_1, steps=STEPS)
 
     def theirs():
         options = {"step_size": 1 / STEPS, "method": "midpoint", "exact_divergence": True}

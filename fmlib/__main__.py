@@ -1,7 +1,6 @@
 """The command line: `python -m fmlib train digits --out runs/digits`, `sample`, `info`."""
 
 import argparse
-import math
 import os
 import platform
 import sys
@@ -10,10 +9,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 import fmlib
-from fmlib import _validate, checkpoints, datasets, devices, metrics, models, sampling, training
+from fmlib import _validate, checkpoints, datasets, devices, evaluation, models, training
 
 
 class Recipe(NamedTuple):
@@ -27,50 +26,6 @@ class Recipe(NamedTuple):
 
 DIGITS = Recipe(3500, 128, 4e-3, "float32")
 IMAGES = Recipe(2000, 128, 1e-3, "auto")
-NAMED = {"digits": datasets.digits, "mnist": datasets.mnist, "fashion-mnist": datasets.fashion_mnist}
-DRAWS = 4  # digits scored for each training label: with one, chance alone moves the energy distance by a tenth
-SCORED = 500  # images scored, of larger sets
-COMPARED = 5000  # real images that they are compared with
-
-
-class Data(NamedTuple):
-    """Images to train on, images held out, and the names of the classes, if there are any."""
-
-    train: datasets.Labelled
-    held_out: datasets.Labelled
-    classes: list[str]
-
-
-def load(data: str, split: str) -> Data:
-    """The data set called `data`, or the images in the folder of that name, where every tenth one is held out."""
-    if data in NAMED:
-        classes = [str(label) for label in range(10)]
-        if split == "train":
-            return Data(_pictures(data, "train"), _pictures(data, "test"), classes)
-        return Data(*_divided(_pictures(data, split)), classes)
-    if not Path(data).is_dir():
-        known = ", ".join(NAMED)
-        raise ValueError(f"unknown data set {data!r}; known: {known}, or a folder of images")
-    if split != "train":
-        raise ValueError(f"split {split!r} is for named data sets; a folder of images is divided here")
-    x, y, classes = datasets.folder(data)
-    return Data(*_divided(datasets.Labelled(x, y)), classes)
-
-
-def _pictures(data: str, split: str) -> datasets.Labelled:
-    x, y = NAMED[data](split)
-    return datasets.Labelled(x if data == "digits" else x.reshape(-1, 1, 28, 28), y)
-
-
-def _divided(all: datasets.Labelled) -> tuple[datasets.Labelled, datasets.Labelled]:
-    """Every tenth image is held out, unless it is the first of its class, which then has one to learn from."""
-    held_out = torch.arange(len(all.x)) % 10 == 9
-    for label in all.y.unique():
-        held_out[(all.y == label).nonzero()[0]] = False
-    if held_out.sum() < 2:
-        came = f"{len(all.x)} of {len(all.y.unique())} classes"
-        raise ValueError(f"at least 20 images are needed to train on some and hold out others, got {came}")
-    return datasets.Labelled(all.x[~held_out], all.y[~held_out]), datasets.Labelled(all.x[held_out], all.y[held_out])
 
 
 def train(
@@ -89,7 +44,9 @@ def train(
     resume: bool,
 ) -> None:
     """Train a network on `data`, with its classes; write checkpoints and `samples.png` to `out`, print its metrics."""
-    data = data if data in NAMED else os.path.normpath(data) if data else data  # one name, with a slash or without
+    data = (
+        data if data in evaluation.NAMED else os.path.normpath(data) if data else data
+    )  # one name, with a slash or without
     recipe = DIGITS if data == "digits" else IMAGES
     chosen = Recipe(steps, batch_size, learning_rate, precision)
     recipe = Recipe(*(mine if mine is not None else usual for mine, usual in zip(chosen, recipe, strict=True)))
@@ -101,16 +58,16 @@ def train(
     devices.precision_of(recipe.precision, place)
     torch.manual_seed(seed)  # the network's first weights
     folder = Path(out)
-    if data not in NAMED and folder.resolve().is_relative_to(Path(data).resolve()):
+    if data not in evaluation.NAMED and folder.resolve().is_relative_to(Path(data).resolve()):
         raise ValueError(f"--out {out} lies in the folder of images {data}, where its pictures would become data")
-    loaded = load(data, split)
+    loaded = evaluation.load(data, split)
     with devices.group(place) as world:
         folder.mkdir(parents=True, exist_ok=True)
-        network = _network(loaded)
+        network = evaluation.network(loaded)
         if world.rank == 0:
             count = models.parameter_count(network)
             print(f"{data}: {len(loaded.train.x)} images, {count} parameters, {recipe.steps} steps", flush=True)
-            if data not in NAMED and loaded.classes:
+            if data not in evaluation.NAMED and loaded.classes:
                 counts = torch.bincount(loaded.train.y).tolist()
                 rows = (f"{i} {name} ({n})" for i, (name, n) in enumerate(zip(loaded.classes, counts, strict=True)))
                 print(f"labels, with their images to train on: {', '.join(rows)}", flush=True)
@@ -132,88 +89,7 @@ def train(
         seconds = time.perf_counter() - start
         if world.rank == 0:
             with checkpoints.locked(folder):
-                report(folder, data, loaded, result, seed, seconds)
-
-
-def _network(data: Data) -> nn.Module:
-    shape, classes = data.train.x.shape[1:], len(data.classes) or None
-    if len(shape) == 1:
-        return models.ResidualMLP(*shape, classes=classes)
-    return models.UNet(tuple(shape), classes=classes)
-
-
-def report(folder: Path, data: str, loaded: Data, result: training.Fit, seed: int, seconds: float) -> None:
-    """Score the trained network, add the scores to its checkpoint, draw `samples.png` and print what came out."""
-    print(
-        f"trained in {seconds:.1f} s; final loss {result.losses[-100:].mean():.4f} (its floor is not zero)", flush=True
-    )
-    real, held_out = (datasets.Labelled(x[:COMPARED], y[:COMPARED]) for x, y in (loaded.train, loaded.held_out))
-    asked = real.y.repeat(DRAWS) if data == "digits" else real.y[:SCORED]
-    drawn = draw(result.model, asked if loaded.classes else len(asked), seed)
-    scores = score(drawn, asked if loaded.classes else None, real, held_out)
-    checkpoints.annotate(folder, metrics=scores)
-    compare(folder / "samples.png", result.model, loaded, seed)
-    for name, value in scores.items():
-        print(f"{name.replace('_', ' ')}: {value:.4f}")
-    print(f"wrote {folder / 'checkpoint.json'} and {folder / 'samples.png'}")
-
-
-def draw(model: nn.Module, labels: Tensor | int, seed: int, steps: int = 25) -> Tensor:
-    """Draw one image for each of `labels`, or that many without labels, with the midpoint method; on the CPU."""
-    place = next(model.parameters()).device
-    n = labels if isinstance(labels, int) else len(labels)
-    condition = {} if isinstance(labels, int) else {"label": labels.to(place)}
-    noise = torch.randn(n, *_shape(model), generator=torch.Generator().manual_seed(seed))
-    precision = "auto" if isinstance(model, models.UNet) else "float32"
-    return sampling.sample(model, noise.to(place), steps=steps, precision=precision, **condition).cpu()
-
-
-def _shape(model: nn.Module) -> tuple[int, ...]:
-    return tuple(model.config["shape"]) if "shape" in model.config else (model.config["dim"],)
-
-
-def score(
-    drawn: Tensor, asked: Tensor | None, real: datasets.Labelled, held_out: datasets.Labelled
-) -> dict[str, float]:
-    """Are the images the ones asked for, do they follow the law of the real ones, and are they new?
-
-    `drawn` answers the labels `asked`, row by row. Each score stands next to its value for held-out real images.
-    """
-    from sklearn.neighbors import KNeighborsClassifier
-
-    drawn, seen, new = (x.flatten(1) for x in (drawn, real.x, held_out.x))
-    scores = {}
-    if asked is not None:
-        judge = KNeighborsClassifier(3).fit(seen.numpy(), real.y.numpy())
-        scores["recognised_as_asked"] = judge.score(drawn.numpy(), asked.numpy())
-        scores["held_out_images_recognised"] = judge.score(new.numpy(), held_out.y.numpy())
-    floor = metrics.energy_distance(seen, new)
-    scores["energy_distance_over_its_floor"] = metrics.energy_distance(drawn, new) / floor if floor else math.nan
-    near, usual = metrics.nearest_distance(drawn, seen).mean(), metrics.nearest_distance(new, seen).mean()
-    scores["distance_to_nearest_training_image_over_held_out"] = float(near / usual)
-    return scores
-
-
-def compare(path: Path, model: nn.Module, data: Data, seed: int) -> None:
-    """Write a picture to `path`: generated images on the left, one class a row, real held-out ones on the right."""
-    from matplotlib.figure import Figure
-
-    from fmlib import figures
-
-    x, y = data.held_out
-    if data.classes:
-        rows = range(min(10, len(data.classes)))
-        labels, title = torch.tensor([label for label in rows for _ in range(10)]), "generated, one label a row"
-        white = torch.full_like(x[:1], 1 if x.ndim == 4 and x.shape[1] == 3 else -1).expand(10, *x.shape[1:])
-        real = torch.cat([torch.cat([x[y == label], white])[:10] for label in rows])
-    else:
-        labels, title, real = 100, "generated", x[:100]
-    figure = Figure(figsize=(9, 4.8), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    figures.images(left, draw(model, labels, seed), title=title)
-    figures.images(right, real, title="real, held out")
-    with checkpoints.replacing(path) as temporary:
-        figure.savefig(temporary, dpi=100)
+                evaluation.report(folder, data, loaded, result, seed, seconds)
 
 
 def sample(run: str, n: int, label: int | None, out: str, seed: int, steps: int) -> None:
@@ -233,7 +109,7 @@ def sample(run: str, n: int, label: int | None, out: str, seed: int, steps: int)
     y = n
     if classes:
         y = torch.arange(n) % classes if label is None else torch.full((n,), label)
-    x = draw(model, y, seed, steps)
+    x = evaluation.draw(model, y, seed, steps)
     path.parent.mkdir(parents=True, exist_ok=True)
     with checkpoints.replacing(path) as temporary:
         if path.suffix == ".npz":
@@ -275,7 +151,7 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(prog="python -m fmlib", description="Train and sample flow matching models.")
     commands = top.add_subparsers(dest="command", required=True)
     one = commands.add_parser("train", help="train on a data set, save a checkpoint, a picture and print metrics")
-    one.add_argument("data", help=f"{', '.join(NAMED)}, or a folder of images, one subfolder a class")
+    one.add_argument("data", help=f"{', '.join(evaluation.NAMED)}, or a folder of images, one subfolder a class")
     one.add_argument("--out", required=True, help="folder of the checkpoints and samples.png")
     one.add_argument("--split", default="train", help="the part to train on (default %(default)s)")
     both = "default {} for digits, {} for other images".format

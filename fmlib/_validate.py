@@ -23,6 +23,13 @@ def batch(name: str, x: Tensor) -> Tensor:
     return x
 
 
+def state(name: str, x: Tensor) -> Tensor:
+    """Return `x` if it is a batch in a format that can add up small steps: in bfloat16, 1 + 1/1000 is 1."""
+    if batch(name, x).dtype not in (torch.float32, torch.float64):
+        raise TypeError(f"{name} must be float32 or float64, got {x.dtype}; precision='bf16' is for the velocity alone")
+    return x
+
+
 def shaped(name: str, x: Tensor) -> Tensor:
     """Return `x` if it is a non-empty, floating tensor of shape (batch, *dims), whatever its values."""
     if not isinstance(x, Tensor):

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from fmlib import _validate
-from fmlib.exact import GaussianMixture
+from fmlib.laws import GaussianMixture
 
 
 def moons(n: int, generator: torch.Generator | None = None, noise: float = 0.05) -> Tensor:

@@ -14,71 +14,8 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 from fmlib import _validate
+from fmlib.laws import LOG_2PI, GaussianMixture
 from fmlib.schedules import CondOT, Schedule, check_ends
-
-LOG_2PI = math.log(2 * math.pi)
-
-
-@dataclass(frozen=True, eq=False)
-class GaussianMixture:
-    """q(x) = sum_k w_k N(x; mu_k, Sigma_k).
-
-    weights: (K,), positive, summing to one. means: (K, d). covariances: (K, d, d), symmetric positive definite.
-    Raises ValueError for anything else. Results follow the dtype of their argument.
-    """
-
-    weights: Tensor
-    means: Tensor
-    covariances: Tensor
-
-    def __post_init__(self):
-        _validate.batch("means", self.means)
-        k, d = self.means.shape
-        if self.weights.shape != (k,) or self.covariances.shape != (k, d, d):
-            came = f"{tuple(self.weights.shape)} and {tuple(self.covariances.shape)}"
-            raise ValueError(f"weights and covariances must have shapes ({k},) and ({k}, {d}, {d}), got {came}")
-        total = self.weights.sum().item()
-        if not (self.weights > 0).all() or abs(total - 1) > 1e-5:
-            raise ValueError(f"weights must be positive and sum to 1, got {self.weights.tolist()}")
-        asymmetry = (self.covariances - self.covariances.mT).abs().amax((1, 2))
-        if (asymmetry > 1e-5 * self.covariances.abs().amax((1, 2))).any() or not self.variances.min() > 0:
-            raise ValueError("covariances must be symmetric and positive definite")
-
-    @classmethod
-    def isotropic(cls, means: Tensor, std: float | Tensor, weights: Tensor | None = None) -> "GaussianMixture":
-        """The mixture with Sigma_k = std_k^2 I and, unless given, equal weights. std: a number or (K,)."""
-        k, d = _validate.batch("means", means).shape
-        std = torch.as_tensor(std, dtype=means.dtype, device=means.device).expand(k)
-        covariances = std[:, None, None] ** 2 * torch.eye(d, dtype=means.dtype, device=means.device)
-        return cls(means.new_full((k,), 1 / k) if weights is None else weights, means, covariances)
-
-    @cached_property
-    def _eigen(self):
-        return torch.linalg.eigh(self.covariances)
-
-    @property
-    def variances(self) -> Tensor:
-        """Eigenvalues of each covariance, shape (K, d)."""
-        return self._eigen[0]
-
-    @property
-    def axes(self) -> Tensor:
-        """Eigenvectors of each covariance, in columns, shape (K, d, d)."""
-        return self._eigen[1]
-
-    def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
-        """Draw n exact samples, shape (n, d)."""
-        _validate.count("n", n)
-        component = torch.multinomial(self.weights, n, replacement=True, generator=generator)
-        noise = torch.randn(
-            n, self.means.shape[1], dtype=self.means.dtype, device=self.means.device, generator=generator
-        )
-        scaled = self.variances[component].sqrt() * noise
-        return self.means[component] + torch.einsum("nij,nj->ni", self.axes[component], scaled)
-
-    def log_density(self, x: Tensor) -> Tensor:
-        """log q(x), shape (batch,)."""
-        return MixturePath(self).log_density(x, 1.0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,9 +47,7 @@ class MixturePath:
         time = _validate.time(t, x)[..., None]
         alpha, sigma = self.schedule.alpha(time), self.schedule.sigma(time)
         variance = alpha**2 * target.variances.to(x.dtype) + sigma**2
-        offset = torch.einsum("kij,bki->bkj", target.axes.to(x.dtype), x[:, None] - alpha * target.means.to(x.dtype))
-        log_normal = -0.5 * (offset**2 / variance + variance.log() + LOG_2PI).sum(-1)
-        return time, variance, offset, target.weights.to(x.dtype).log() + log_normal
+        return time, variance, *target.log_joint(x, alpha * target.means.to(x.dtype), variance)
 
     def _average(self, x: Tensor, t, gain, shift) -> Tensor:
         """sum_k w_k(x, t) [shift_t mu_k + gain_t(Sigma_k) C_k^{-1} (x - alpha_t mu_k)]."""

@@ -16,12 +16,12 @@ NOTEBOOKS = sorted((Path(__file__).parents[2] / "notebooks").glob("[0-9]*.ipynb"
 
 # Runs in the kernel before the notebook: remembers every explorer that is made.
 REMEMBER = """
-from fmlib import widgets as _widgets
-_made, _init = [], _widgets.Explorer.__init__
+from fmlib import explorers as _explorers
+_made, _init = [], _explorers.Explorer.__init__
 def _remembering(self, *args, **kwargs):
     _init(self, *args, **kwargs)
     _made.append(self)
-_widgets.Explorer.__init__ = _remembering
+_explorers.Explorer.__init__ = _remembering
 """
 
 # Runs after it: walks each control through its range, and times each redraw.

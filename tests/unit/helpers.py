@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.distributions import Categorical, MixtureSameFamily, MultivariateNormal
 
-from fmlib.exact import GaussianMixture
+from fmlib.laws import GaussianMixture
 from fmlib.schedules import CondOT, Cosine, Polynomial, VariancePreserving
 
 SHARED_DATA = Path(__file__).parents[3] / "shared" / "data"

@@ -17,7 +17,7 @@ from PIL import Image
 
 import fmlib
 from fmlib import __main__ as cli
-from fmlib import checkpoints, datasets
+from fmlib import checkpoints, datasets, evaluation
 from fmlib.models import MLP, ResidualMLP
 
 
@@ -36,9 +36,9 @@ def trained(tmp_path_factory) -> Path:
 @pytest.fixture
 def cheap(monkeypatch):
     """Training without its picture and its scores, which take most of a short run."""
-    monkeypatch.setattr(cli, "compare", lambda path, *_: path.touch())
-    monkeypatch.setattr(cli, "score", lambda *_: {"recognised_as_asked": 0.5})
-    monkeypatch.setattr(cli, "draw", lambda model, labels, seed: torch.zeros(len(labels), 64))
+    monkeypatch.setattr(evaluation, "compare", lambda path, *_: path.touch())
+    monkeypatch.setattr(evaluation, "score", lambda *_: {"recognised_as_asked": 0.5})
+    monkeypatch.setattr(evaluation, "draw", lambda model, labels, seed: torch.zeros(len(labels), 64))
 
 
 def digits_run(folder: Path, model: torch.nn.Module) -> Path:
@@ -81,10 +81,10 @@ def test_train_writes_a_checkpoint_and_a_picture_and_prints_its_scores(tmp_path,
 
 def test_perfect_samples_would_score_as_real_digits():
     real, held_out = datasets.digits("train"), datasets.digits("test")
-    scores = cli.score(real.x, real.y, real, held_out)
+    scores = evaluation.score(real.x, real.y, real, held_out)
     assert scores["recognised_as_asked"] > 0.98 and scores["energy_distance_over_its_floor"] == 1
     assert scores["distance_to_nearest_training_image_over_held_out"] == 0
-    noise = cli.score(torch.randn(len(real.x), 64), real.y, real, held_out)
+    noise = evaluation.score(torch.randn(len(real.x), 64), real.y, real, held_out)
     assert noise["recognised_as_asked"] < 0.25 and noise["energy_distance_over_its_floor"] > 10
 
 
@@ -178,11 +178,11 @@ def test_interrupted_by_ctrl_c_the_last_checkpoint_is_whole(tmp_path):
 @pytest.fixture
 def small_images(monkeypatch):
     """A narrow network, few steps of sampling and few images scored: the same way through in a fraction of the time."""
-    monkeypatch.setattr(cli, "SCORED", 10)
-    monkeypatch.setattr(cli.models.UNet, "__init__", partialmethod(cli.models.UNet.__init__, width=8))
-    monkeypatch.setattr(cli, "COMPARED", 900)
-    draw = cli.draw
-    monkeypatch.setattr(cli, "draw", lambda model, labels, seed, steps=1: draw(model, labels, seed, 1))
+    monkeypatch.setattr(evaluation, "SCORED", 10)
+    monkeypatch.setattr(evaluation.models.UNet, "__init__", partialmethod(evaluation.models.UNet.__init__, width=8))
+    monkeypatch.setattr(evaluation, "COMPARED", 900)
+    draw = evaluation.draw
+    monkeypatch.setattr(evaluation, "draw", lambda model, labels, seed, steps=1: draw(model, labels, seed, 1))
 
 
 @pytest.mark.parametrize("classes", [True, False])
@@ -206,10 +206,10 @@ def test_train_and_sample_a_folder_of_images(classes, small_images, tmp_path, ca
 
 def test_images_are_held_out_but_never_the_only_one_of_a_class():
     labels = torch.tensor([0] * 19 + [1] + [2] * 10)
-    train, held_out = cli._divided(datasets.Labelled(torch.arange(30.0)[:, None], labels))
+    train, held_out = evaluation._divided(datasets.Labelled(torch.arange(30.0)[:, None], labels))
     assert held_out.x.flatten().tolist() == [9, 29] and train.y.unique().tolist() == [0, 1, 2]
     with pytest.raises(ValueError, match="at least 20 images are needed .*, got 20 of 2 classes"):
-        cli._divided(datasets.Labelled(torch.arange(20.0)[:, None], labels[:20]))
+        evaluation._divided(datasets.Labelled(torch.arange(20.0)[:, None], labels[:20]))
 
 
 def test_a_folder_goes_by_one_name_and_has_no_split(small_images, tmp_path, monkeypatch, capsys):
@@ -286,7 +286,7 @@ def test_draw_follows_the_labels_row_by_row():
         def forward(self, x, t, label):
             return (label[:, None].to(x) - x) / (1 - t)  # ends at the label
 
-    drawn = cli.draw(Label(64, 4, 1), torch.tensor([3, 1, 4]), seed=0)
+    drawn = evaluation.draw(Label(64, 4, 1), torch.tensor([3, 1, 4]), seed=0)
     torch.testing.assert_close(drawn, torch.tensor([3.0, 1.0, 4.0])[:, None].expand(3, 64), atol=1e-3, rtol=0)
 
 

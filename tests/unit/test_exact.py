@@ -23,7 +23,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import kstest
 
-from fmlib.exact import DataPath, GaussianMixture, MixturePath
+from fmlib.exact import DataPath, MixturePath
+from fmlib.laws import GaussianMixture
 from fmlib.schedules import CondOT, Polynomial, VariancePreserving
 
 TIMES = (0.0, 0.2, 0.5, 0.8, 1.0)

@@ -1,6 +1,7 @@
 """What imports what: every dependency is declared, floors rest on the floors below, and `import fmlib` stays light."""
 
 import ast
+import inspect
 import re
 import subprocess
 import sys
@@ -9,32 +10,21 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
-MODULES = {path.stem: ast.parse(path.read_text()) for path in (ROOT / "fmlib").glob("*.py") if path.stem != "__init__"}
-EVERY_FILE = [ast.parse(path.read_text()) for path in (ROOT / "fmlib").rglob("*.py")]
+import fmlib
 
-# Lowest floor first: a module imports only from the lines above its own.
-FLOORS = """
-    _validate
-    devices
-    schedules
-    paths
-    couplings
-    losses
-    exact
-    solvers
-    sampling
-    models
-    batches checkpoints
-    training
-    metrics
-    datasets
-    claims
-    figures
-    widgets
-    __main__
-"""
+ROOT = Path(__file__).parents[2]
+# The files of each module: one, or those of its folder.
+FILES = {path.stem: [path] for path in (ROOT / "fmlib").glob("*.py") if path.stem != "__init__"}
+FILES |= {path.parent.name: sorted(path.parent.glob("*.py")) for path in (ROOT / "fmlib").glob("*/__init__.py")}
+MODULES = {name: [ast.parse(path.read_text()) for path in paths] for name, paths in FILES.items()}
+EVERY_FILE = [tree for trees in MODULES.values() for tree in trees] + [
+    ast.parse((ROOT / "fmlib/__init__.py").read_text())
+]
+
+# Lowest floor first: a module imports only from the lines above its own. CONTRIBUTING.md holds the one list.
+FLOORS = re.search(r"```\n(_validate\n.*?)```", (ROOT / "CONTRIBUTING.md").read_text(), re.DOTALL)[1]
 FLOOR = {name: number for number, line in enumerate(FLOORS.split("\n")) for name in line.split()}
+LATE = {"figures", "explorers", "exercises", "evaluation", "__main__"}  # what `import fmlib` leaves to who needs it
 
 DISTRIBUTIONS = {"sklearn": "scikit-learn", "PIL": "pillow"}
 HEAVY = {"matplotlib", "scipy", "sklearn", "ipywidgets", "IPython", "torchdiffeq", "pooch", "PIL"}
@@ -52,6 +42,11 @@ def imported(tree: ast.AST) -> set[str]:
     return names
 
 
+def of(what, name: str) -> set[str]:
+    """All that the files of a module import."""
+    return set().union(*(what(tree) for tree in MODULES[name]))
+
+
 def packages(tree: ast.AST) -> set[str]:
     return {name.split(".")[0] for name in imported(tree)} - sys.stdlib_module_names - {"fmlib"}
 
@@ -65,22 +60,27 @@ def test_every_third_party_import_is_declared():
     needed = {DISTRIBUTIONS.get(name, name) for tree in EVERY_FILE for name in packages(tree)}
     always, course = declared(project["dependencies"]), declared(project["optional-dependencies"]["course"])
     assert {"torch", "scikit-learn"} <= needed and needed - always == {"ipywidgets", "traitlets"} <= course
-    assert [name for name, tree in MODULES.items() if "ipywidgets" in packages(tree)] == ["widgets"]
+    assert [name for name in MODULES if "ipywidgets" in of(packages, name)] == ["explorers"]
+
+
+def test_there_is_one_list_of_modules():
+    assert MODULES.keys() == FLOOR.keys(), "write a new module into the list in CONTRIBUTING.md"
+    public = {name for name in FLOOR.keys() - LATE if name[0] != "_"}
+    assert public == {name for name in fmlib.__all__ if inspect.ismodule(getattr(fmlib, name))}
 
 
 @pytest.mark.parametrize("name", MODULES)
 def test_a_module_imports_only_from_lower_floors(name):
-    assert name in FLOOR, f"write {name} into the list of floors"
-    below = {full.split(".")[1] for full in imported(MODULES[name]) if full.startswith("fmlib.")}
+    below = {full.split(".")[1] for full in of(imported, name) if full.startswith("fmlib.")} - {name}
     assert all(FLOOR[other] < FLOOR[name] for other in below & FLOOR.keys())
     assert below <= FLOOR.keys() | {"__version__"}
 
 
 def test_mathematics_never_imports_pictures_and_pictures_never_train():
-    drawing = {name for name, tree in MODULES.items() if packages(tree) & {"matplotlib", "ipywidgets"}}
-    assert {"figures", "widgets"} <= drawing <= {"figures", "widgets", "__main__"}
-    for name in ("figures", "widgets"):
-        assert not {"fmlib.training", "fmlib.models", "fmlib.checkpoints"} & imported(MODULES[name])
+    drawing = {name for name in MODULES if of(packages, name) & {"matplotlib", "ipywidgets"}}
+    assert {"figures", "explorers"} <= drawing <= {"figures", "explorers", "evaluation", "__main__"}
+    for name in ("figures", "explorers"):
+        assert not {"fmlib.training", "fmlib.models", "fmlib.checkpoints"} & of(imported, name)
 
 
 def test_import_fmlib_loads_nothing_heavy():

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.integrate import quad
 
-from fmlib.exact import GaussianMixture, MixturePath
+from fmlib.exact import MixturePath
+from fmlib.laws import GaussianMixture
 from fmlib.metrics import kinetic_energy, straightness
 from fmlib.sampling import sample
 from fmlib.schedules import CondOT, VariancePreserving

@@ -7,11 +7,12 @@ import torch
 from helpers import F64, one_sentence, seeded
 from torch import nn
 
-from fmlib import exact, sampling
+from fmlib import exact, laws, likelihood
+from fmlib.likelihood import log_likelihood, sample_and_log_prob
 from fmlib.models import MLP, ResidualMLP, UNet
-from fmlib.sampling import log_likelihood, sample, sample_and_log_prob
+from fmlib.sampling import sample
 
-MIXTURE = exact.GaussianMixture.isotropic(torch.tensor([[1.0, 0.5], [-1.2, 0.3]], dtype=F64), 0.5)
+MIXTURE = laws.GaussianMixture.isotropic(torch.tensor([[1.0, 0.5], [-1.2, 0.3]], dtype=F64), 0.5)
 
 
 def net(dim: int, seed: int = 0, width: int = 16) -> MLP:
@@ -63,7 +64,7 @@ def test_against_an_integral_of_the_whole_jacobian(dim, method):
         jacobian = torch.func.vmap(torch.func.jacrev(lambda y, t=t: u(y[None], t)[0]))(point)
         total = total + weight / steps * jacobian.diagonal(dim1=1, dim2=2).sum(1)
     x_0 = sample(u, x, steps=steps, method=method, t=(1, 0))
-    expected = sampling.standard_normal_log_prob(x_0) - total
+    expected = likelihood.standard_normal_log_prob(x_0) - total
     torch.testing.assert_close(found, expected.detach(), atol=1e-9, rtol=0)
 
 
@@ -169,7 +170,7 @@ def test_a_flow_learns_a_density_by_maximum_likelihood():
     truth = torch.distributions.Normal(1.5, 0.5).log_prob(new[:, 0])
     gap = truth - log_likelihood(u, new, steps=50)  # its mean is the Kullback-Leibler divergence
     assert -4 * gap.std() / math.sqrt(len(gap)) < gap.mean() < 0.02
-    assert (truth - sampling.standard_normal_log_prob(new)).mean() > 1  # where it began
+    assert (truth - likelihood.standard_normal_log_prob(new)).mean() > 1  # where it began
 
 
 def test_another_source_and_images():
@@ -221,7 +222,7 @@ def test_a_velocity_that_stops_gradients_is_refused_and_a_constant_one_is_not():
                 log_likelihood(hidden, x, divergence=divergence, steps=1)
     shift = nn.Parameter(torch.tensor([1.0, -2.0]))
     for velocity in (lambda x, t: shift.expand_as(x), lambda x, t: shift.detach().expand_as(x)):
-        expected = sampling.standard_normal_log_prob(x - shift.detach())
+        expected = likelihood.standard_normal_log_prob(x - shift.detach())
         torch.testing.assert_close(log_likelihood(velocity, x, steps=4), expected, atol=1e-5, rtol=0)
 
 

@@ -57,7 +57,7 @@ def test_notebook_is_well_made(path):
     sources = ["".join(cell["source"]) for cell in notebook["cells"]]
     code = [index for index, cell in enumerate(notebook["cells"]) if cell["cell_type"] == "code"]
     assert any("claim(" in sources[index] for index in code)
-    assert any("widgets." in sources[index] for index in code)
+    assert any("explorers." in sources[index] for index in code)
     assert sum("**Exercise" in source for source in sources) >= 3
     assert len(sources[code[0]].splitlines()) <= 6  # the setup
     described = -1  # the last cell with a picture

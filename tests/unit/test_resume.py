@@ -11,7 +11,7 @@ from torch import nn
 from fmlib import batches, checkpoints, devices, training
 from fmlib.couplings import MinibatchOT
 from fmlib.devices import Processes
-from fmlib.exact import GaussianMixture
+from fmlib.laws import GaussianMixture
 from fmlib.models import MLP, UNet
 from fmlib.schedules import CondOT
 from fmlib.training import fit

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.integrate import quad
 
-from fmlib.exact import DataPath, GaussianMixture, MixturePath
+from fmlib.exact import DataPath, MixturePath
+from fmlib.laws import GaussianMixture
 from fmlib.paths import AffinePath
 from fmlib.schedules import CondOT, Cosine, Polynomial, Schedule, VariancePreserving
 

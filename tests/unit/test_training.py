@@ -14,7 +14,8 @@ from torch import nn
 
 from fmlib import checkpoints, devices
 from fmlib.couplings import Paired
-from fmlib.exact import GaussianMixture, MixturePath
+from fmlib.exact import MixturePath
+from fmlib.laws import GaussianMixture
 from fmlib.models import MLP, ResidualMLP
 from fmlib.paths import AffinePath
 from fmlib.schedules import Cosine

@@ -9,7 +9,7 @@ import torch
 from helpers import normal, skew_mixture
 from PIL import Image
 
-from fmlib import widgets
+from fmlib import explorers
 from fmlib.exact import DataPath, MixturePath
 
 
@@ -29,8 +29,8 @@ class Drawing:
 
 @pytest.fixture
 def explorer():
-    controls = {"height": widgets.slider("height", 0, 5, 1, 1), "kind": widgets.choice("kind", ["a", "b"])}
-    return widgets.Explorer(Drawing(), controls, size=(2, 1), alt="a line")
+    controls = {"height": explorers.slider("height", 0, 5, 1, 1), "kind": explorers.choice("kind", ["a", "b"])}
+    return explorers.Explorer(Drawing(), controls, size=(2, 1), alt="a line")
 
 
 def picture(explorer) -> bytes:
@@ -71,7 +71,7 @@ def test_moved_controls_leave_no_figures_behind():
         figures.append(weakref.ref(figure))
         figure.subplots().plot([0, height])
 
-    explorer = widgets.Explorer(draw, {"height": widgets.slider("height", 0, 50, 1, 0)}, size=(2, 1))
+    explorer = explorers.Explorer(draw, {"height": explorers.slider("height", 0, 50, 1, 0)}, size=(2, 1))
     for height in range(1, 21):
         explorer.children[0].value = height
     assert len(figures) == 21 and sum(figure() is not None for figure in figures[1:]) == 0 and gc.isenabled()
@@ -79,7 +79,7 @@ def test_moved_controls_leave_no_figures_behind():
 
 def test_an_exception_of_the_first_frame_is_raised():
     with pytest.raises(ValueError, match="height < 3"):
-        widgets.Explorer(Drawing(), {"height": widgets.slider("height", 0, 5, 1, 3)})
+        explorers.Explorer(Drawing(), {"height": explorers.slider("height", 0, 5, 1, 3)})
 
 
 def test_a_page_without_a_kernel_has_the_present_frame_as_a_png(explorer):
@@ -90,7 +90,7 @@ def test_a_page_without_a_kernel_has_the_present_frame_as_a_png(explorer):
 
 
 def test_sliders_over_integers_and_numbers():
-    whole, real = widgets.slider("n", 1, 9, 2, 3), widgets.slider("t", 0.0, 1.0, 0.1, 0.5)
+    whole, real = explorers.slider("n", 1, 9, 2, 3), explorers.slider("t", 0.0, 1.0, 0.1, 0.5)
     assert isinstance(whole, ipywidgets.IntSlider) and isinstance(real, ipywidgets.FloatSlider)
     for control, expected in [(whole, (1, 9, 2, 3)), (real, (0.0, 1.0, 0.1, 0.5))]:
         assert (control.min, control.max, control.step, control.value) == expected
@@ -102,11 +102,11 @@ DATA = normal(30, 2, dtype=torch.float32)
 @pytest.mark.parametrize(
     "make",
     [
-        lambda: widgets.path_explorer(MixturePath(skew_mixture(torch.float32)), samples=50),
-        lambda: widgets.posterior_explorer(DataPath(DATA)),
-        lambda: widgets.posterior_explorer(DataPath(DATA[:3])),
-        lambda: widgets.target_explorer(),
-        lambda: widgets.coupling_explorer(lambda n: torch.randn(n, 2), lambda n: 2 + torch.randn(n, 2)),
+        lambda: explorers.basics.path(MixturePath(skew_mixture(torch.float32)), samples=50),
+        lambda: explorers.marginalization.posterior(DataPath(DATA)),
+        lambda: explorers.marginalization.posterior(DataPath(DATA[:3])),
+        lambda: explorers.marginalization.target(),
+        lambda: explorers.kinetic.coupling(lambda n: torch.randn(n, 2), lambda n: 2 + torch.randn(n, 2)),
     ],
     ids=["path", "posterior", "posterior of three", "target", "coupling"],
 )

@@ -1,0 +1,9 @@
+"""Explorers: sliders that redraw a figure from the real, closed-form quantities; one file for each notebook.
+
+An explorer of one's own is `Explorer(draw, controls)`, with controls made by `slider` and `choice`.
+"""
+
+from fmlib.explorers import basics, kinetic, marginalization
+from fmlib.explorers._explorer import Explorer, choice, slider
+
+__all__ = ["Explorer", "basics", "choice", "kinetic", "marginalization", "slider"]
