@@ -10,30 +10,31 @@ import torch
 from torch import Tensor
 
 from fmlib import _validate, devices
-from fmlib.couplings import Independent, Paired
 
 Law = Tensor | Callable[..., Tensor]
 
 
 class Batch(NamedTuple):
-    """Coupled rows of source and target, (share, *dims) each, their times (share,), and the network's condition."""
+    """What a loss sees: coupled rows of source and target, (share, *dims) each, their times (share,), the network's
+    condition, and a generator of its own, seeded by the run's seed, the step and the process."""
 
     x_0: Tensor
     x_1: Tensor
     t: Tensor
     condition: dict[str, Tensor]
+    generator: torch.Generator
 
     def parts(self, count: int) -> list["Batch"]:
-        """The batch in `count` equal parts."""
-        labels = self.condition["label"].chunk(count) if self.condition else [None] * count
-        rows = zip(self.x_0.chunk(count), self.x_1.chunk(count), self.t.chunk(count), labels, strict=True)
-        return [Batch(x_0, x_1, t, {} if y is None else {"label": y}) for x_0, x_1, t, y in rows]
+        """The batch in `count` equal parts, which share its generator."""
+        names, n = list(self.condition), len(self.t) // count
+        rows = zip(*(value.split(n) for value in (*self[:3], *self.condition.values())), strict=True)
+        return [Batch(*part[:3], dict(zip(names, part[3:], strict=True)), self.generator) for part in rows]
 
 
 def drawing(
-    target: Law,
+    data: Law,
     source: Law | None,
-    labels: Tensor | None,
+    condition: dict[str, Tensor],
     coupling,
     batch_size: int,
     seed: int,
@@ -45,17 +46,12 @@ def drawing(
     A batch depends on the seed and the step alone, so training can go on anywhere; every process draws the whole of it
     and takes its own share, so together they see what one process would. Arguments and errors as in `training.fit`.
     """
-    target = _on_device("target", target, place)
-    source = _on_device("source", source, place)
-    if labels is not None:
-        if not isinstance(target, Tensor):
-            raise ValueError("labels need target data, not a sampler")
-        if len(_validate.labels("labels", labels, 2**31)) != len(target):
-            raise ValueError(f"labels and target must have one length, got {len(labels)} and {len(target)}")
-        labels = labels.to(place, torch.int64)
-    paired = isinstance(coupling, Paired)
-    if paired and not (isinstance(source, Tensor) and isinstance(target, Tensor) and len(source) == len(target)):
-        raise ValueError("Paired() needs source and target data of one length")
+    data = _on_device("data", data, place, integers=source is not None)
+    source = _on_device("source", source, place, integers=True)
+    condition = {name: _condition(name, value, data, place) for name, value in condition.items()}
+    paired = bool(getattr(coupling, "paired", False))
+    if paired and not (isinstance(source, Tensor) and isinstance(data, Tensor) and len(source) == len(data)):
+        raise ValueError(f"{type(coupling).__name__}() needs source and target data of one length")
     share = batch_size // world.size
     mine = slice(world.rank * share, (world.rank + 1) * share)  # of the whole batch, which every process draws
 
@@ -63,6 +59,8 @@ def drawing(
         if isinstance(law, Tensor):
             return law[picked.to(law.device)].to(place, non_blocking=True)
         drawn = law(batch_size, generator=generator)
+        if not isinstance(drawn, Tensor):
+            raise TypeError(f"a sampler must return a torch.Tensor, got {type(drawn).__name__}")
         if len(drawn) != batch_size:
             raise ValueError(f"a sampler must return as many rows as it is asked for, {batch_size}, got {len(drawn)}")
         return drawn.to(place)[mine]
@@ -74,17 +72,22 @@ def drawing(
     @torch.no_grad()  # data that requires gradients, or a sampler with weights, is not what is trained
     def draw(step: int) -> Batch:
         generator = torch.Generator(place).manual_seed(_mixed(seed, step))
-        picked = pick(target, generator)
-        x_1 = rows(target, picked, generator)
+        picked = pick(data, generator)
+        x_1 = rows(data, picked, generator)
+        dtype = x_1.dtype if x_1.is_floating_point() else torch.get_default_dtype()
         if source is None:
+            if x_1.dtype != dtype:
+                raise TypeError(f"a sampler of {x_1.dtype} needs a source=, or let it return floating numbers")
             shape = (batch_size, *x_1.shape[1:])
-            x_0 = torch.randn(shape, generator=generator, device=place, dtype=x_1.dtype)[mine]
+            x_0 = torch.randn(shape, generator=generator, device=place, dtype=dtype)[mine]
         else:
             x_0 = rows(source, picked if paired else pick(source, generator), generator)
-        t = torch.rand(batch_size, generator=generator, device=place, dtype=x_1.dtype)[mine]
-        if not isinstance(coupling, Independent):  # which is what the rows are already
-            x_0, x_1 = coupling(x_0, x_1, generator=generator)
-        return Batch(x_0, x_1, t, {} if labels is None else {"label": labels[picked]})
+        t = torch.rand(batch_size, generator=generator, device=place, dtype=dtype)[mine]
+        given = {name: value[picked.to(value.device)].to(place) for name, value in condition.items()}
+        if coupling is not None:
+            x_0, x_1 = coupling(x_0, x_1, generator=generator, **given)
+        own = torch.Generator(place).manual_seed(_mixed(_mixed(seed, step), 1 + world.rank))
+        return Batch(x_0, x_1, t, given, own)
 
     return draw
 
@@ -108,7 +111,7 @@ def ahead(draw: Callable[[int], Batch], start: int, steps: int, coupling, place:
     more than it hides (measured: every product waits for the core that the thread is using), so there is none.
     """
     busy = place.type == "cpu" and torch.get_num_threads() >= (os.cpu_count() or 1)
-    if busy or isinstance(coupling, Independent | Paired) or start == steps:
+    if busy or coupling is None or start == steps:
         yield from map(draw, range(start, steps))
         return
     stream = torch.cuda.Stream(place) if place.type == "cuda" else None
@@ -132,11 +135,38 @@ def ahead(draw: Callable[[int], Batch], start: int, steps: int, coupling, place:
             yield batch
 
 
-def _on_device(name: str, law: Law | None, place: torch.device) -> Law | None:
+def _on_device(name: str, law: Law | None, place: torch.device, integers: bool) -> Law | None:
+    """Data, checked and moved to the device if it fits there; a sampler as it is."""
     if law is None or (callable(law) and not isinstance(law, Tensor)):
         return law
-    _validate.batch(name, law)
-    size = law.numel() * law.element_size()
-    if place.type == "cuda" and law.device.type == "cpu" and size > torch.cuda.mem_get_info(place)[0] / 2:
-        return law.pin_memory()  # too large for the device: its rows travel batch by batch
-    return law.to(place)
+    if not isinstance(law, Tensor) or law.is_floating_point() or law.is_complex():
+        return _moved(_validate.batch(name, law), place)
+    if not integers:
+        raise TypeError(f"{name} of dtype {law.dtype} needs a source=, or convert it with {name}.float()")
+    if law.ndim < 2 or not law.numel():
+        raise ValueError(f"{name} must have shape (batch, *dims), and be not empty, got {tuple(law.shape)}")
+    return _moved(law, place)
+
+
+def _condition(name: str, value, data: Law, place: torch.device) -> Tensor:
+    """A condition of the network: a tensor with a row for each row of the data; integers are labels, from 0."""
+    if not isinstance(data, Tensor):
+        raise ValueError(f"the condition {name} needs data with a row for each of its rows, not a sampler")
+    if value.ndim == 0 or len(value) != len(data):
+        came = f"{len(value)} and {len(data)}" if value.ndim else f"a single number and {len(data)}"
+        raise ValueError(f"the condition {name} and the data must have one length, got {came}")
+    if value.is_floating_point():
+        bad = int((~value.isfinite()).sum())
+        if bad:
+            raise ValueError(f"the condition {name} has {bad} NaN or infinite values among {value.numel()}")
+        return _moved(value, place)
+    if int(value.min()) < 0:
+        raise ValueError(f"the condition {name} holds integers, which are labels from 0, got {int(value.min())}")
+    return value.to(place, torch.int64)
+
+
+def _moved(rows: Tensor, place: torch.device) -> Tensor:
+    size = rows.numel() * rows.element_size()
+    if place.type == "cuda" and rows.device.type == "cpu" and size > torch.cuda.mem_get_info(place)[0] / 2:
+        return rows.pin_memory()  # too large for the device: its rows travel batch by batch
+    return rows.to(place)

@@ -17,7 +17,9 @@ from fmlib.couplings import Paired
 from fmlib.exact import MixturePath
 from fmlib.laws import GaussianMixture
 from fmlib.models import MLP, ResidualMLP
+from fmlib.objectives import VelocityMatching
 from fmlib.paths import AffinePath
+from fmlib.runs import Checkpoints
 from fmlib.schedules import Cosine
 from fmlib.training import fit
 
@@ -91,7 +93,7 @@ def test_a_network_learns_the_exact_velocity_and_its_loss_stops_at_the_condition
 def test_the_loss_is_the_mean_over_coordinates_of_the_batch_that_the_network_saw():
     spy = Spy(3)
     data, path = normal(1, 3, dtype=torch.float32), AffinePath(Cosine())
-    losses = fit(spy, data, path=path, steps=4, batch_size=8, learning_rate=1e-9).losses
+    losses = fit(spy, data, loss=VelocityMatching(path), steps=4, batch_size=8, learning_rate=1e-9).losses
     for (x, t, _), loss in zip(spy.calls, losses, strict=True):  # one row of data, so x_1 and hence x_0 are known
         velocity = path.velocity(x, data.expand(8, 3), t)
         assert loss.item() == pytest.approx(velocity.square().sum().item() / 24, rel=1e-3)
@@ -144,7 +146,7 @@ def test_the_model_is_trained_in_place_and_the_average_is_a_copy_for_evaluation(
 
 def test_without_an_average_the_returned_copy_and_every_checkpoint_hold_the_weights_themselves(tmp_path):
     model = MLP(2, width=4, depth=1)
-    options = {"ema": 0.0, "steps": 4, "checkpoint": tmp_path, "checkpoint_every": 2, "keep": 2}
+    options = {"ema": 0.0, "steps": 4, "checkpoint": Checkpoints(tmp_path, every=2)}
     averaged = fit(model, gaussian, **options).model
     for mine, theirs in zip(averaged.parameters(), model.parameters(), strict=True):
         assert torch.equal(mine, theirs) and mine is not theirs
@@ -172,9 +174,9 @@ def test_on_step_sees_every_step_and_the_network_that_is_returned():
 def test_labels_stay_with_their_rows_and_paired_keeps_source_and_target_together(coupling):
     """Rows that name themselves: target i, source 1000 + i, label i, so t = 1/2 would give (1000 + 2 i) / 2."""
     numbers, spy = torch.arange(100.0), Spy(1)
-    options = {"source": 1000 + numbers[:, None], "labels": numbers.long()}
+    options = {"source": 1000 + numbers[:, None], "label": numbers.long()}
     if coupling is None:
-        fit(spy, numbers[:, None], labels=options["labels"], source=torch.zeros(100, 1), steps=5)
+        fit(spy, numbers[:, None], label=options["label"], source=torch.zeros(100, 1), steps=5)
     else:
         fit(spy, numbers[:, None], coupling=coupling, steps=5, **options)
     for x, t, label in spy.calls:
@@ -256,11 +258,11 @@ def test_a_device_that_is_not_there(name):
 X = torch.zeros(4, 2)
 NUMBERS = torch.arange(4)
 BAD = {
-    "integers": (X.long(), {}, TypeError, "target .*int64"),
-    "NaN": (X * torch.nan, {}, ValueError, "target has 8 NaN"),
-    "one axis": (X[0], {}, ValueError, r"target .*\(2,\)"),
-    "empty": (X[:0], {}, ValueError, "target is empty"),
-    "list": ([[0.0]], {}, TypeError, "target .*list"),
+    "integers": (X.long(), {}, TypeError, "data .*int64"),
+    "NaN": (X * torch.nan, {}, ValueError, "data has 8 NaN"),
+    "one axis": (X[0], {}, ValueError, r"data .*\(2,\)"),
+    "empty": (X[:0], {}, ValueError, "data is empty"),
+    "list": ([[0.0]], {}, TypeError, "data .*list"),
     "sampler of NaN": (lambda n, generator: torch.full((n, 2), torch.nan), {}, ValueError, "x_1 has"),
     "NaN source": (X, {"source": X * torch.nan}, ValueError, "source has 8 NaN"),
     "other dimension": (X, {"source": torch.zeros(4, 3)}, ValueError, r"\(256, 3\) and \(256, 2\)"),
@@ -275,10 +277,9 @@ BAD = {
     "frozen average": (X, {"ema": 1.0}, ValueError, r"ema must lie in \[0, 1\), got 1.0"),
     "negative average": (X, {"ema": -0.1}, ValueError, "ema .* -0.1"),
     "NaN average": (X, {"ema": math.nan}, ValueError, "ema .* nan"),
-    "few labels": (X, {"labels": NUMBERS[:3]}, ValueError, "got 3 and 4"),
-    "float labels": (X, {"labels": torch.zeros(4)}, TypeError, "labels .*float32"),
-    "negative labels": (X, {"labels": NUMBERS - 1}, ValueError, "labels .*-1"),
-    "labels of a sampler": (gaussian, {"labels": NUMBERS}, ValueError, "labels need target data"),
+    "few labels": (X, {"label": NUMBERS[:3]}, ValueError, "label .* got 3 and 4"),
+    "negative labels": (X, {"label": NUMBERS - 1}, ValueError, "label .*-1"),
+    "labels of a sampler": (gaussian, {"label": NUMBERS}, ValueError, "label needs data"),
     "pairs without a source": (X, {"coupling": Paired()}, ValueError, "Paired"),
     "pairs of samplers": (X, {"coupling": Paired(), "source": gaussian}, ValueError, "Paired"),
     "uneven pairs": (X, {"coupling": Paired(), "source": X[:3]}, ValueError, "Paired"),
@@ -303,9 +304,17 @@ class Narrow(Weight):
         return self.w.expand(len(x), 1)
 
 
+@pytest.mark.parametrize("label, kind", [(torch.zeros(4), TypeError), (NUMBERS, ValueError)])
+def test_labels_that_the_network_does_not_know(label, kind):
+    """Numbers that are no integers, and a class above the last."""
+    with pytest.raises(kind, match="label must") as error:
+        fit(ResidualMLP(2, width=16, blocks=1, classes=3), X, label=label, steps=2)
+    assert one_sentence(error)
+
+
 def test_labels_reach_a_network_that_needs_them():
     y = torch.arange(50) % 2
     data = torch.where(y[:, None] == 0, -2.0, 2.0).expand(50, 2) + 0.1 * normal(50, 2, dtype=torch.float32)
-    model = fit(ResidualMLP(2, width=16, blocks=1, classes=2), data, labels=y, steps=150, learning_rate=1e-2).model
+    model = fit(ResidualMLP(2, width=16, blocks=1, classes=2), data, label=y, steps=150, learning_rate=1e-2).model
     at_origin = model(torch.zeros(2, 2), 0.05, label=torch.tensor([0, 1]))
     assert (at_origin[0] < -1).all() and (at_origin[1] > 1).all()
