@@ -55,10 +55,10 @@ def drawing(
     share = batch_size // world.size
     mine = slice(world.rank * share, (world.rank + 1) * share)  # of the whole batch, which every process draws
 
-    def rows(law, picked, generator):
+    def rows(law, picked, on_cpu):
         if isinstance(law, Tensor):
             return law[picked.to(law.device)].to(place, non_blocking=True)
-        drawn = law(batch_size, generator=generator)
+        drawn = law(batch_size, generator=on_cpu)
         if not isinstance(drawn, Tensor):
             raise TypeError(f"a sampler must return a torch.Tensor, got {type(drawn).__name__}")
         if len(drawn) != batch_size:
@@ -72,8 +72,10 @@ def drawing(
     @torch.no_grad()  # data that requires gradients, or a sampler with weights, is not what is trained
     def draw(step: int) -> Batch:
         generator = torch.Generator(place).manual_seed(_mixed(seed, step))
+        # Samplers draw on the CPU, wherever the network is
+        on_cpu = generator if place.type == "cpu" else torch.Generator().manual_seed(_mixed(seed, step))
         picked = pick(data, generator)
-        x_1 = rows(data, picked, generator)
+        x_1 = rows(data, picked, on_cpu)
         dtype = x_1.dtype if x_1.is_floating_point() else torch.get_default_dtype()
         if source is None:
             if x_1.dtype != dtype:
@@ -81,7 +83,7 @@ def drawing(
             shape = (batch_size, *x_1.shape[1:])
             x_0 = torch.randn(shape, generator=generator, device=place, dtype=dtype)[mine]
         else:
-            x_0 = rows(source, picked if paired else pick(source, generator), generator)
+            x_0 = rows(source, picked if paired else pick(source, generator), on_cpu)
         t = torch.rand(batch_size, generator=generator, device=place, dtype=dtype)[mine]
         given = {name: value[picked.to(value.device)].to(place) for name, value in condition.items()}
         if coupling is not None:

@@ -59,7 +59,8 @@ def fit(
     `model` itself is trained in place; the returned copy has exponentially averaged weights, which do not require
     gradients (`requires_grad_()` lets it be trained on).
 
-    data: of the target, (N, *dims), or a sampler (n, generator=) -> (n, *dims). source: likewise; default N(0, I).
+    data: of the target, (N, *dims), or a sampler (n, generator=) -> (n, *dims) that draws on the CPU. source: likewise;
+    default N(0, I).
     Integers (tokens) are data where a source is given. loss: a function (network, batch) -> a 0-d tensor, where batch
     has x_0, x_1, t ~ U[0, 1], condition, and a generator for what the loss draws itself; the default regresses on the
     velocity of a path, and `VelocityMatching(AffinePath(Cosine()))` on another's.
