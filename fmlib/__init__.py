@@ -15,6 +15,7 @@ from fmlib import (
     models,
     objectives,
     paths,
+    runs,
     sampling,
     schedules,
     solvers,
@@ -22,12 +23,14 @@ from fmlib import (
 )
 from fmlib.claims import claim
 from fmlib.paths import AffinePath
+from fmlib.runs import Checkpoints
 from fmlib.sampling import sample
 from fmlib.training import fit
 
 __version__ = "0.1.0"
 __all__ = [
     "AffinePath",
+    "Checkpoints",
     "batches",
     "checkpoints",
     "claim",
@@ -44,6 +47,7 @@ __all__ = [
     "models",
     "objectives",
     "paths",
+    "runs",
     "sample",
     "sampling",
     "schedules",

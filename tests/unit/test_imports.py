@@ -3,6 +3,7 @@
 import ast
 import inspect
 import re
+import statistics
 import subprocess
 import sys
 import tomllib
@@ -87,3 +88,16 @@ def test_import_fmlib_loads_nothing_heavy():
     code = "import sys, fmlib; print(*{name.split('.')[0] for name in sys.modules})"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert "torch" in loaded and not HEAVY & set(loaded)
+
+
+def functions(tree: ast.AST):
+    return [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
+
+
+def test_functions_are_short_and_take_few_parameters():
+    every = [function for tree in EVERY_FILE for function in functions(tree)]
+    lengths = {f.name: f.end_lineno - f.body[bool(ast.get_docstring(f)) and len(f.body) > 1].lineno + 1 for f in every}
+    assert {name: n for name, n in lengths.items() if n > 60} == {}
+    assert statistics.median(f.end_lineno - f.lineno + 1 for f in every) <= 8
+    for function, most in [(fmlib.fit, 20), (fmlib.sample, 12)]:
+        assert len(inspect.signature(function).parameters) <= most

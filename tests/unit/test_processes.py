@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
+from safetensors.torch import load_file
 
 from fmlib import checkpoints, devices
 
@@ -66,6 +67,45 @@ def test_two_processes_give_the_losses_of_one_with_the_summed_batch(short, tmp_p
         rtol=1e-3,
         atol=1e-4,
     )
+
+
+MEAN_FLOW = """
+import os, sys
+sys.path.insert(0, sys.argv[2])
+import torch
+from safetensors.torch import save_file
+from test_seam import TwoTimes, gaussian, mean_flow, weights
+from fmlib import devices, fit
+
+drawn = []
+def remembering(network, batch):
+    drawn.append(torch.rand(1, generator=batch.generator))
+    return mean_flow(network, batch)
+
+with devices.group(torch.device("cpu")) as world:
+    torch.manual_seed(world.rank)  # weights of its own, which the first one's replace
+    model = TwoTimes(16)
+    start = weights(model).detach().clone()
+    options = {"accumulate": 2, "precision": sys.argv[3]}
+    result = fit(model, gaussian, loss=remembering, steps=20, batch_size=64, progress=False, **options)
+    saved = {"start": start, "end": weights(model).detach(), "average": weights(result.model)}
+    saved |= {"drawn": torch.cat(drawn), "losses": result.losses}
+    save_file(saved, f"{sys.argv[1]}/rank-{world.rank}.safetensors")
+"""
+
+
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+def test_a_loss_by_jvp_trains_two_processes_to_equal_weights(precision, tmp_path):
+    (tmp_path / "mean_flow.py").write_text(MEAN_FLOW)
+    arguments = (tmp_path, Path(__file__).parent, precision)
+    run = torchrun(2, *arguments, program=(str(tmp_path / "mean_flow.py"),))
+    out, _ = run.communicate(timeout=100)
+    assert run.returncode == 0, out
+    first, second = (load_file(tmp_path / f"rank-{rank}.safetensors") for rank in (0, 1))
+    for name in ("end", "average", "losses"):
+        assert torch.equal(first[name], second[name])
+    assert (first["end"] - first["start"]).abs().max() > 1e-3 and not torch.equal(first["start"], second["start"])
+    assert len(first["drawn"]) == 40 and not (first["drawn"] == second["drawn"]).any()
 
 
 @pytest.mark.timeout(300)  # four starts of Python, on a machine that may be busy
