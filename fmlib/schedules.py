@@ -191,8 +191,8 @@ class VariancePreserving(Schedule):
         e_0 = math.exp(self._log_e_0)
         b, a = self.beta_min / 2, (self.beta_max - self.beta_min) / 4
         alpha = torch.sigmoid(2 * log_snr).sqrt()
-        # e_t is e_0 + alpha (1 - e_0), which keeps the digits of the gain, and 1 - (1 - alpha) (1 - e_0), which late keeps
-        # those of -log e_t, what is left to gain
+        # e_t is e_0 + alpha (1 - e_0), which keeps the digits of the gain, and 1 - (1 - alpha) (1 - e_0), which late
+        # keeps those of -log e_t, what is left to gain
         gain = softplus(logsigmoid(2 * log_snr) / 2 + math.log1p(-e_0) - self._log_e_0, threshold=50)
         late = -torch.log1p(-torch.sigmoid(-2 * log_snr) / (1 + alpha) * (1 - e_0))
         left = torch.where(log_snr > 0, late, -self._log_e_0 - gain)
