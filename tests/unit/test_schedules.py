@@ -4,7 +4,7 @@ import math
 import mpmath
 import pytest
 import torch
-from helpers import F64, SCHEDULES, every_schedule
+from helpers import F64, SCHEDULES, every_schedule, in_60_digits
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.integrate import quad
@@ -150,25 +150,6 @@ def test_a_schedule_that_misses_its_ends_is_refused_by_every_path(schedule, came
 def test_a_steep_variance_preserving_schedule_is_finite_in_float32():
     schedule, t = VariancePreserving(0.1, 400.0), torch.linspace(0, 1, 101)
     torch.testing.assert_close(schedule.alpha(t), schedule.alpha(t.double()).float(), rtol=2e-5, atol=1e-40)
-
-
-def in_60_digits(schedule):
-    """alpha and sigma as functions of an mpmath number, from their definitions."""
-    if isinstance(schedule, CondOT):
-        return lambda t: t, lambda t: 1 - t
-    if isinstance(schedule, Cosine):
-        return lambda t: mpmath.sin(mpmath.pi * t / 2), lambda t: mpmath.cos(mpmath.pi * t / 2)
-    if isinstance(schedule, Polynomial):
-        return lambda t: t ** mpmath.mpf(schedule.n), lambda t: 1 - t ** mpmath.mpf(schedule.n)
-    low, high = mpmath.mpf(schedule.beta_min), mpmath.mpf(schedule.beta_max)
-
-    def e(t):
-        return mpmath.exp(-(high - low) * (1 - t) ** 2 / 4 - low * (1 - t) / 2)
-
-    def alpha(t):
-        return (e(t) - e(0)) / (1 - e(0))
-
-    return alpha, lambda t: mpmath.sqrt(1 - alpha(t) ** 2)
 
 
 TO_THE_ENDS = [*SCHEDULES, Polynomial(1.0), Polynomial(3.5), Polynomial(40.0), VariancePreserving(1.0, 1.0)]
