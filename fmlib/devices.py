@@ -76,6 +76,15 @@ def _bf16_is_faster() -> bool:
     return best[rough] < best[exact]
 
 
+def in_float64(x: torch.Tensor) -> torch.Tensor:
+    """`x` in float64, or as it is on a device that has no such numbers (Apple's GPU).
+
+    >>> in_float64(torch.ones(1)).dtype
+    torch.float64
+    """
+    return x if x.device.type == "mps" else x.double()
+
+
 class Processes(NamedTuple):
     """This process's number, from 0, and how many there are."""
 

@@ -8,14 +8,19 @@ methods are velocities like any other: `sampling.sample(path.velocity, x_0, step
 import math
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 from fmlib import _validate
-from fmlib.laws import LOG_2PI, GaussianMixture
+from fmlib.devices import in_float64
+from fmlib.laws import LOG_2PI, Components, GaussianMixture
 from fmlib.schedules import CondOT, Schedule, check_ends
+
+# For torch.cdist: from the differences x - y, not as |x|^2 + |y|^2 - 2 x.y, which loses the small distances
+EXACT = "donot_use_mm_for_euclid_dist"
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,34 +41,26 @@ class MixturePath:
     def __post_init__(self):
         check_ends(self.schedule)
 
-    def _components(self, x: Tensor, t):
-        """Return t, C_k's eigenvalues, x in each component's axes, and log w_k p_t(x given k): all (batch, K, ...)."""
-        target = self.target
-        _validate.batch("x", x)
-        if x.shape[1:] != target.means.shape[1:]:
-            raise ValueError(f"x must have shape (batch, {target.means.shape[1]}), got {tuple(x.shape)}")
-        if x.device != target.means.device:
-            raise ValueError(f"x is on {x.device} but the mixture is on {target.means.device}")
-        time = _validate.time(t, x)[..., None]
-        alpha, sigma = self.schedule.alpha(time), self.schedule.sigma(time)
-        variance = alpha**2 * target.variances.to(x.dtype) + sigma**2
-        return time, variance, *target.log_joint(x, alpha * target.means.to(x.dtype), variance)
+    def _components(self, x: Tensor, t) -> tuple[Tensor, Components]:
+        """The time in float64, () or (batch, 1), and the components of p_t at x."""
+        time = _validate.time(t, in_float64(self.target.checked(x)))
+        return time, self.target.components(x, self.schedule.alpha(time), self.schedule.sigma(time))
 
     def _average(self, x: Tensor, t, gain, shift) -> Tensor:
         """sum_k w_k(x, t) [shift_t mu_k + gain_t(Sigma_k) C_k^{-1} (x - alpha_t mu_k)]."""
-        time, variance, offset, log_joint = self._components(x, t)
-        gained = gain(time, self.target.variances.to(x.dtype)) / variance * offset
-        each = shift(time) * self.target.means.to(x.dtype)
-        each = each + torch.einsum("kij,bkj->bki", self.target.axes.to(x.dtype), gained)
-        return (log_joint.softmax(-1)[..., None] * each).sum(1)
+        time, (offset, variance, log_joint) = self._components(x, t)
+        weights = log_joint.softmax(-1)
+        gained = (gain(time[..., None], self.target._eigen[0]).to(x.dtype) / variance) * weights[..., None] * offset
+        turned_back = gained.flatten(1) @ self.target.axes.to(x.dtype).mT.flatten(0, 1)  # sum_k axes_k gained_k at once
+        return shift(time).to(x.dtype) * (weights @ self.target.means.to(x.dtype)) + turned_back
 
     def log_density(self, x: Tensor, t: float | Tensor) -> Tensor:
         """log p_t(x), shape (batch,)."""
-        return self._components(x, t)[3].logsumexp(-1)
+        return self._components(x, t)[1].log_joint.logsumexp(-1)
 
     def posterior(self, x: Tensor, t: float | Tensor) -> Tensor:
         """w_k(x, t), the probability of component k given X_t = x, shape (batch, K)."""
-        return self._components(x, t)[3].softmax(-1)
+        return self._components(x, t)[1].log_joint.softmax(-1)
 
     def velocity(self, x: Tensor, t: float | Tensor) -> Tensor:
         """u_t(x) = sum_k w_k [alpha' mu_k + (alpha alpha' Sigma_k + sigma sigma' I) C_k^{-1} (x - alpha mu_k)]."""
@@ -98,8 +95,10 @@ class DataPath:
     E[X_1 given X_t = x] = sum_i w_i x_i is one attention read-out over the data: query alpha x / sigma^2, keys and
     values x_i, and a bias -alpha^2 ||x_i||^2 / (2 sigma^2), which is folded into one more coordinate.
 
-    data: (N, *dims). Memory does not grow as queries times data. Logits reach |x|^2 / sigma^2, where float32 would lose
-    the small differences that decide between neighbours, so they are formed in float64 (except on a device without it).
+    data: (N, *dims). Memory does not grow as queries times data, with or without dims. All is worked out in float64
+    (where the device has it) until the result, as logits reach |x|^2 / sigma^2, and about a centre of the data: an
+    offset of all rows would cost digits. Where products of matrices still lose those that tell neighbours apart, beside
+    t = 1, distances are taken from differences; there a result can be differentiated once.
 
     >>> path = DataPath(torch.tensor([[-1.0], [1.0]]))
     >>> path.x_1(torch.tensor([[0.0], [0.9]]), 0.9)
@@ -115,95 +114,148 @@ class DataPath:
         check_ends(self.schedule)
 
     @cached_property
-    def _keys(self) -> Tensor:
-        with torch.inference_mode(False):  # kept for later calls, which may need derivatives
-            rows = self.data.flatten(1)
-            rows = rows if rows.device.type == "mps" else rows.double()
-            return torch.cat([rows, rows.square().sum(1, keepdim=True)], 1)
+    def _centred(self) -> tuple[Tensor, Tensor, Tensor]:
+        """A centre of the rows, (d,), the rows less it with their squared norms appended, (N, d + 1), and their radius.
 
-    def _flat(self, x: Tensor, t) -> tuple[Tensor, Tensor]:
+        The centre is the mean in steps of the data's spread: coarse, so that the rows less it are exact, and those near
+        the origin stay as they are.
+        """
+        with torch.inference_mode(False):  # kept for later calls, which may need derivatives
+            rows = in_float64(self.data.flatten(1))
+            mean = rows.mean(0)
+            step = math.ldexp(1, math.frexp((rows - mean).abs().max())[1])  # a power of two, above the spread
+            centre = (mean / step).round() * step if len(rows) > 1 else rows[0]
+            rows = rows - centre
+            squares = rows.square().sum(1, keepdim=True)
+            return centre, torch.cat([rows, squares], 1), squares.detach().max().sqrt()
+
+    def _at(self, x: Tensor, t, smooth: bool = False) -> "_Query":
+        """`x` less alpha_t times the centre, flat, and what the schedule says there; errors for a bad x or t.
+
+        smooth: t = 1, where p_t has no density, is an error.
+        """
         _validate.batch("x", x)
         if x.shape[1:] != self.data.shape[1:]:
             raise ValueError(f"x must have shape (batch, *{tuple(self.data.shape[1:])}), got {tuple(x.shape)}")
         if x.device != self.data.device:
             raise ValueError(f"x is on {x.device} but the data is on {self.data.device}")
-        rows = x.flatten(1).to(self._keys.dtype)
-        return rows, _validate.time(t, rows)
+        rows = in_float64(x.flatten(1))
+        time = _validate.time(t, rows).expand(len(rows), 1)
+        alpha, sigma = self.schedule.alpha(time), self.schedule.sigma(time)
+        if smooth and sigma.device.type == "cpu" and (sigma == 0).any():
+            raise ValueError("t must be less than 1: a finite data set has no density at t = 1")
+        # sigma = 0 at t = 1, where the softmax becomes the nearest row: a tiny sigma gives just that
+        return _Query(rows - alpha * self._centred[0], time, alpha, sigma, sigma.square().clamp(min=1e-32))
 
-    def _query(self, rows: Tensor, time: Tensor) -> Tensor:
-        alpha = self.schedule.alpha(time)
-        # sigma = 0 at t = 1, where the softmax becomes the nearest row: a tiny sigma gives just that.
-        variance = self.schedule.sigma(time).square().clamp(min=1e-12)
-        bias = (-(alpha**2) / (2 * variance)).expand(len(rows), 1)
-        return torch.cat([alpha / variance * rows, bias], 1)
+    def _rough(self, query: "_Query") -> Tensor:
+        """For which points products may be wrong by sqrt(eps) in the log of a weight, (batch,): 1.5e-8 in float64.
+
+        What is done about it depends on the answer, which is read on an accelerator too: that costs less than the rest.
+        """
+        with torch.no_grad():
+            reach = query.alpha * self._centred[2]
+            size = reach * (query.rows.norm(dim=1, keepdim=True) + reach)
+            return (size > torch.finfo(size.dtype).eps ** -0.5 * query.variance)[:, 0]
+
+    def _by_differences(self, query: "_Query") -> Tensor:
+        """-||x - alpha x_i||^2 / (2 sigma^2) for every row i, (batch, N)."""
+        apart = torch.cdist(query.rows / query.alpha, self._centred[1][:, :-1], compute_mode=EXACT)
+        return -(apart * (query.alpha / (2 * query.variance).sqrt())).square()
+
+    def _log_weights(self, query: "_Query") -> Tensor:
+        """-||x - alpha x_i||^2 / (2 sigma^2) for every row i, (batch, N), by products where these are exact enough."""
+        rows, alpha, keys = query.rows, query.alpha, self._centred[1]
+        squared = rows.square().sum(1, keepdim=True) - 2 * alpha * rows @ keys[:, :-1].T + alpha**2 * keys[:, -1]
+        logs, rough = -squared / (2 * query.variance), self._rough(query)
+        return logs.index_put((rough,), self._by_differences(query.take(rough))) if rough.any() else logs
+
+    def _mean(self, query: "_Query") -> Tensor:
+        """E[X_1 given X_t = x] less the centre, (batch, d)."""
+        rough = self._rough(query)
+        if not rough.any():
+            return self._by_attention(query)
+        if rough.all():
+            keys, blocks = self._centred[1], query.split(max(1, 2**18 // len(self.data)))
+            return torch.cat([self._by_differences(block).softmax(-1) @ keys[:, :-1] for block in blocks])
+        mean = torch.zeros_like(query.rows)
+        for which in (rough, ~rough):
+            mean = mean.index_put((which,), self._mean(query.take(which)))
+        return mean
+
+    def _by_attention(self, query: "_Query") -> Tensor:
+        ask = torch.cat([query.alpha * query.rows, -(query.alpha**2) / 2], 1) / query.variance
+        # On CUDA, float64 attention is computed through the whole matrix of logits, so queries go in blocks.
+        block = len(ask) if ask.device.type == "cpu" else max(1, 2**24 // len(self.data))
+        keys = self._centred[1][None, None]
+        means = [
+            scaled_dot_product_attention(part[None, None], keys, keys, scale=1.0)[0, 0] for part in ask.split(block)
+        ]
+        return torch.cat(means)[:, :-1]
 
     def x_1(self, x: Tensor, t: float | Tensor) -> Tensor:
         """E[X_1 given X_t = x], shape of x; the data's mean at t = 0, the nearest row at t = 1."""
-        query = self._query(*self._flat(x, t))
-        # On CUDA, float64 attention is computed through the whole matrix of logits, so queries go in blocks.
-        block = len(query) if query.device.type == "cpu" else max(1, 2**24 // len(self._keys))
-        keys = self._keys[None, None]
-        means = [
-            scaled_dot_product_attention(part[None, None], keys, keys, scale=1.0)[0, 0] for part in query.split(block)
-        ]
-        return torch.cat(means)[:, :-1].reshape(x.shape).to(x.dtype)
+        return (self._mean(self._at(x, t)) + self._centred[0]).reshape(x.shape).to(x.dtype)
 
     def x_0(self, x: Tensor, t: float | Tensor) -> Tensor:
         """E[X_0 given X_t = x] = (x - alpha E[X_1 given X_t = x]) / sigma; zero, the mean of the source, at t = 1."""
-        time, mean = _validate.time(t, x), self.x_1(x, t)
-        sigma = self.schedule.sigma(time)
-        noise = (x - self.schedule.alpha(time) * mean) / torch.where(sigma == 0, torch.ones_like(sigma), sigma)
-        return torch.where(sigma == 0, torch.zeros_like(noise), noise)
+        query = self._at(x, t)
+        return _over(query.rows - query.alpha * self._mean(query), query.sigma).reshape(x.shape).to(x.dtype)
 
     def velocity(self, x: Tensor, t: float | Tensor) -> Tensor:
         """u_t(x) = alpha' E[X_1 given X_t = x] + sigma' E[X_0 given X_t = x].
 
         At t = 1 p_1 is the data itself, X_0 is independent of X_1 = x, and u_1(x) = alpha'_1 x_i at the nearest row.
         """
-        time, mean = _validate.time(t, x), self.x_1(x, t)
-        schedule, sigma = self.schedule, self.schedule.sigma(time)
-        safe = torch.where(sigma == 0, torch.ones_like(sigma), sigma)
-        towards = schedule.sigma_d_sigma(time) * (x - schedule.alpha(time) * mean) / safe**2
-        return schedule.d_alpha(time) * mean + torch.where(sigma == 0, torch.zeros_like(towards), towards)
+        query = self._at(x, t)
+        mean = self._mean(query)
+        towards = self.schedule.sigma_d_sigma(query.time) * _over(query.rows - query.alpha * mean, query.sigma**2)
+        value = self.schedule.d_alpha(query.time) * (mean + self._centred[0]) + towards
+        return value.reshape(x.shape).to(x.dtype)
 
     def score(self, x: Tensor, t: float | Tensor) -> Tensor:
         """grad log p_t(x) = -E[X_0 given X_t = x] / sigma_t; ValueError at t = 1, where p_t has no density."""
-        time = self._smooth(x, t)
-        return -self.x_0(x, t) / self.schedule.sigma(time)
-
-    def _smooth(self, x: Tensor, t) -> Tensor:
-        time = _validate.time(t, x)
-        if time.device.type == "cpu" and (self.schedule.sigma(time) == 0).any():
-            raise ValueError("t must be less than 1: a finite data set has no density at t = 1")
-        return time
-
-    def _log_weights(self, x: Tensor, t) -> Tensor:
-        """log of N(x; alpha x_i, sigma^2 I) for every row i, shape (batch, N)."""
-        self._smooth(x, t)
-        rows, time = self._flat(x, t)
-        variance = self.schedule.sigma(time) ** 2
-        keys = self._keys[:, :-1]
-        alpha = self.schedule.alpha(time)
-        squared = rows.square().sum(1, keepdim=True) - 2 * alpha * rows @ keys.T + alpha**2 * self._keys[:, -1]
-        return -squared / (2 * variance) - keys.shape[1] / 2 * (variance.log() + LOG_2PI)
+        query = self._at(x, t, smooth=True)
+        return ((query.alpha * self._mean(query) - query.rows) / query.sigma**2).reshape(x.shape).to(x.dtype)
 
     def posterior(self, x: Tensor, t: float | Tensor) -> Tensor:
         """w_i(x, t), the probability of row i given X_t = x, shape (batch, N). For t < 1."""
-        return self._log_weights(x, t).softmax(-1).to(x.dtype)
+        return self._log_weights(self._at(x, t, smooth=True)).softmax(-1).to(x.dtype)
 
     def log_density(self, x: Tensor, t: float | Tensor) -> Tensor:
         """log p_t(x) = log mean_i N(x; alpha_t x_i, sigma_t^2 I), shape (batch,). For t < 1."""
-        self._flat(x, t)  # errors name the whole batch, not a block
-        block = max(1, 2**24 // len(self._keys))
-        times = t.split(block) if isinstance(t, Tensor) and t.ndim == 1 else [t] * math.ceil(len(x) / block)
-        parts = [self._log_weights(part, s).logsumexp(-1) for part, s in zip(x.split(block), times, strict=True)]
-        return (torch.cat(parts) - math.log(len(self.data))).to(x.dtype)
+        query = self._at(x, t, smooth=True)
+        blocks = query.split(max(1, 2**24 // len(self.data)))
+        log_sum = torch.cat([self._log_weights(block).logsumexp(-1) for block in blocks])
+        scale = query.rows.shape[1] / 2 * (query.sigma.square().log() + LOG_2PI).flatten()
+        return (log_sum - scale - math.log(len(self.data))).to(x.dtype)
 
     def sample(self, n: int, t: float, generator: torch.Generator | None = None) -> Tensor:
         """Draw n exact samples of X_t ~ p_t, shape (n, *dims)."""
         _validate.count("n", n)
         rows = torch.randint(len(self.data), (n,), generator=generator, device=self.data.device)
         return _noised(self.schedule, self.data[rows], t, generator)
+
+
+class _Query(NamedTuple):
+    """Points about the data's centre, (batch, d), and time, alpha, sigma and sigma^2, each (batch, 1)."""
+
+    rows: Tensor
+    time: Tensor
+    alpha: Tensor
+    sigma: Tensor
+    variance: Tensor
+
+    def take(self, which: Tensor) -> "_Query":
+        return _Query(*(value[which] for value in self))
+
+    def split(self, size: int) -> list["_Query"]:
+        return [_Query(*part) for part in zip(*(value.split(size) for value in self), strict=True)]
+
+
+def _over(value: Tensor, divisor: Tensor) -> Tensor:
+    """value / divisor, and zero where the divisor is."""
+    zero = divisor == 0
+    return torch.where(zero, 0, value / torch.where(zero, 1, divisor))
 
 
 def _noised(schedule: Schedule, x_1: Tensor, t: float, generator) -> Tensor:

@@ -3,21 +3,40 @@
 import math
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from fmlib import _validate
+from fmlib.devices import in_float64
 
 LOG_2PI = math.log(2 * math.pi)
+
+
+class Components(NamedTuple):
+    """Points as each component of a mixture sees them.
+
+    offset: x - mean_k along the axes of component k, (batch, K, d). variance: its variances there, (batch or 1, K, d).
+    log_joint: log w_k N(x; mean_k, covariance_k), (batch, K).
+    """
+
+    offset: Tensor
+    variance: Tensor
+    log_joint: Tensor
 
 
 @dataclass(frozen=True, eq=False)
 class GaussianMixture:
     """q(x) = sum_k w_k N(x; mu_k, Sigma_k).
 
-    weights: (K,), positive, summing to one. means: (K, d). covariances: (K, d, d), symmetric positive definite.
-    Raises ValueError for anything else. Results follow the dtype of their argument.
+    weights: (K,), positive, summing to one. means: (K, d). covariances: (K, d, d), symmetric positive definite. One
+    dtype and device. Raises ValueError or TypeError for anything else. Densities follow
+    the dtype of their argument, samples that of the mixture.
+
+    >>> mixture = GaussianMixture.isotropic(torch.tensor([[-1.0], [1.0]]), std=0.5)
+    >>> mixture.log_density(torch.zeros(1, 1)).exp()  # N(0; 1, 0.5^2), as both components are equally far
+    tensor([0.1080])
     """
 
     weights: Tensor
@@ -25,16 +44,22 @@ class GaussianMixture:
     covariances: Tensor
 
     def __post_init__(self):
-        _validate.batch("means", self.means)
+        if _validate.batch("means", self.means).ndim != 2:
+            raise ValueError(f"means must have shape (K, d), got {tuple(self.means.shape)}")
         k, d = self.means.shape
+        for name, value in [("weights", self.weights), ("covariances", self.covariances)]:
+            if not isinstance(value, Tensor):
+                raise TypeError(f"{name} must be a torch.Tensor, got {type(value).__name__}")
+            _validate.alike("means", self.means, name, value)
         if self.weights.shape != (k,) or self.covariances.shape != (k, d, d):
             came = f"{tuple(self.weights.shape)} and {tuple(self.covariances.shape)}"
             raise ValueError(f"weights and covariances must have shapes ({k},) and ({k}, {d}, {d}), got {came}")
         total = self.weights.sum().item()
-        if not (self.weights > 0).all() or abs(total - 1) > 1e-5:
+        if not (self.weights > 0).all() or not abs(total - 1) <= 1e-5:
             raise ValueError(f"weights must be positive and sum to 1, got {self.weights.tolist()}")
         asymmetry = (self.covariances - self.covariances.mT).abs().amax((1, 2))
-        if (asymmetry > 1e-5 * self.covariances.abs().amax((1, 2))).any() or not self.variances.min() > 0:
+        symmetric = asymmetry <= 1e-5 * self.covariances.abs().amax((1, 2))  # false for NaN and infinity too
+        if not symmetric.all() or not self._eigen[0].min() > 0:
             raise ValueError("covariances must be symmetric and positive definite")
 
     @classmethod
@@ -46,18 +71,19 @@ class GaussianMixture:
         return cls(means.new_full((k,), 1 / k) if weights is None else weights, means, covariances)
 
     @cached_property
-    def _eigen(self):
-        return torch.linalg.eigh(self.covariances)
+    def _eigen(self) -> tuple[Tensor, Tensor]:
+        """`variances` and `axes`, in float64."""
+        return torch.linalg.eigh(in_float64(self.covariances))
 
     @property
     def variances(self) -> Tensor:
         """Eigenvalues of each covariance, shape (K, d)."""
-        return self._eigen[0]
+        return self._eigen[0].to(self.means.dtype)
 
     @property
     def axes(self) -> Tensor:
         """Eigenvectors of each covariance, in columns, shape (K, d, d)."""
-        return self._eigen[1]
+        return self._eigen[1].to(self.means.dtype)
 
     def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
         """Draw n exact samples, shape (n, d)."""
@@ -71,19 +97,32 @@ class GaussianMixture:
 
     def log_density(self, x: Tensor) -> Tensor:
         """log q(x), shape (batch,), for x (batch, d). Raises ValueError or TypeError for anything else."""
+        one = torch.ones((), device=self.means.device)
+        return self.components(self.checked(x), one, 0 * one).log_joint.logsumexp(-1)
+
+    def checked(self, x: Tensor) -> Tensor:
+        """`x` if it is a batch of points of this law, (batch, d) on its device; ValueError or TypeError otherwise."""
         _validate.batch("x", x)
         if x.shape[1:] != self.means.shape[1:]:
             raise ValueError(f"x must have shape (batch, {self.means.shape[1]}), got {tuple(x.shape)}")
         if x.device != self.means.device:
             raise ValueError(f"x is on {x.device} but the mixture is on {self.means.device}")
-        return self.log_joint(x, self.means.to(x.dtype), self.variances.to(x.dtype))[1].logsumexp(-1)
+        return x
 
-    def log_joint(self, x: Tensor, means: Tensor, variances: Tensor) -> tuple[Tensor, Tensor]:
-        """x - means in each component's axes, (batch, K, d), and log w_k N(x; means_k, variances_k), (batch, K).
+    def components(self, x: Tensor, alpha: Tensor, sigma: Tensor) -> Components:
+        """The components at `x` of the law of alpha X + sigma Z, for X from this mixture and Z ~ N(0, I).
 
-        means and variances broadcast against (batch, K, d): those of the components, or of what they become on a path,
-        where the axes stay. dtype of x.
+        It is the mixture of N(alpha mu_k, alpha^2 Sigma_k + sigma^2 I), on the same axes. x: `checked`. alpha, sigma:
+        shape () or (batch, 1), best in float64: x - alpha mu_k is taken there, as its terms may all but cancel.
         """
-        offset = torch.einsum("kij,bki->bkj", self.axes.to(x.dtype), x[:, None] - means)
-        log_normal = -0.5 * (offset**2 / variances + variances.log() + LOG_2PI).sum(-1)
-        return offset, self.weights.to(x.dtype).log() + log_normal
+        alpha, sigma = alpha[..., None], sigma[..., None]
+        variances, axes = self._eigen
+        k, d = variances.shape
+        # Along the axes of every component at once: a single product of matrices
+        along = (in_float64(x) @ axes.movedim(0, 1).reshape(d, k * d)).unflatten(1, (k, d))
+        means = (in_float64(self.means)[:, None] @ axes)[:, 0]
+        offset = (along - alpha * means).to(x.dtype)
+        variance = (alpha**2).to(x.dtype) * variances.to(x.dtype) + (sigma**2).to(x.dtype)
+        log_weights = (self.weights / self.weights.sum()).log().to(x.dtype)
+        log_scale = variance.log().sum(-1) + d * LOG_2PI
+        return Components(offset, variance, log_weights - 0.5 * ((offset**2 / variance).sum(-1) + log_scale))

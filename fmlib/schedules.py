@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.functional import logsigmoid, softplus
 
 
 @dataclass(frozen=True)
@@ -109,7 +110,8 @@ class Polynomial(Schedule):
         return t**self.n
 
     def sigma(self, t):
-        return 1 - t**self.n
+        late = t > 0.5  # where 1 - t^n would cancel; before, it does not, and its slope at t = 0 is right
+        return torch.where(late, -torch.expm1(self.n * torch.where(late, t, 1).log()), 1 - t**self.n)
 
     def d_alpha(self, t):
         return self.n * t ** (self.n - 1)
@@ -119,7 +121,10 @@ class Polynomial(Schedule):
 
     def inverse_log_snr(self, log_snr: Tensor) -> Tensor:
         """The time at which log(alpha_t / sigma_t) = log_snr."""
-        return torch.sigmoid(log_snr) ** (1 / self.n)
+        return torch.exp(logsigmoid(log_snr) / self.n)
+
+    def log_snr(self, t):
+        return self.n * t.log() - self.sigma(t).log()  # t^n may be too small to be a number
 
 
 @dataclass(frozen=True)
@@ -148,14 +153,17 @@ class VariancePreserving(Schedule):
         s = 1 - t
         return -(self.beta_max - self.beta_min) * s**2 / 4 - self.beta_min * s / 2
 
+    def _gain(self, t):
+        """log e_t - log e_0, without the difference."""
+        return (self.beta_max - self.beta_min) * t * (2 - t) / 4 + self.beta_min * t / 2
+
     @property
     def _log_e_0(self) -> float:
         return -(self.beta_max - self.beta_min) / 4 - self.beta_min / 2
 
     def alpha(self, t):
         # e_t - e_0 = e_t (1 - exp(log e_0 - log e_t)): exactly 0 at t = 0, accurate beside it; exactly 1 at t = 1 below
-        gain = (self.beta_max - self.beta_min) * t * (2 - t) / 4 + self.beta_min * t / 2  # the difference of the logs
-        rise = self._log_e(t).exp() * -torch.expm1(-gain)
+        rise = self._log_e(t).exp() * -torch.expm1(-self._gain(t))
         return torch.where(t == 1, torch.ones_like(t), rise / (1 - math.exp(self._log_e_0)))
 
     def sigma(self, t):
@@ -173,13 +181,22 @@ class VariancePreserving(Schedule):
     def sigma_d_sigma(self, t):
         return -self.alpha(t) * self.d_alpha(t)
 
+    def log_snr(self, t):
+        # log alpha from the logs of its factors: alpha itself may be too small to be a number
+        log_rise = self._log_e(t) + torch.log(-torch.expm1(-self._gain(t)))
+        return log_rise - math.log1p(-math.exp(self._log_e_0)) - self.sigma(t).log()
+
     def inverse_log_snr(self, log_snr: Tensor) -> Tensor:
-        """The time at which log(alpha_t / sigma_t) = log_snr: solves a quadratic for s = 1 - t."""
-        alpha = torch.sigmoid(2 * log_snr).sqrt()
+        """The time at which log(alpha_t / sigma_t) = log_snr: solves the quadratic gain = log e_t - log e_0 for t."""
         e_0 = math.exp(self._log_e_0)
-        c = -torch.log(alpha * (1 - e_0) + e_0)
         b, a = self.beta_min / 2, (self.beta_max - self.beta_min) / 4
-        return 1 - 2 * c / (b + (b**2 + 4 * a * c).sqrt())
+        alpha = torch.sigmoid(2 * log_snr).sqrt()
+        # e_t is e_0 + alpha (1 - e_0), which keeps the digits of the gain, and 1 - (1 - alpha) (1 - e_0), which late
+        # keeps those of -log e_t, what is left to gain
+        gain = softplus(logsigmoid(2 * log_snr) / 2 + math.log1p(-e_0) - self._log_e_0, threshold=50)
+        late = -torch.log1p(-torch.sigmoid(-2 * log_snr) / (1 + alpha) * (1 - e_0))
+        left = torch.where(log_snr > 0, late, -self._log_e_0 - gain)
+        return 2 * gain / (2 * a + b + (b**2 + 4 * a * left).sqrt())
 
 
 def check_ends(schedule: Schedule) -> None:

@@ -4,6 +4,7 @@ import inspect
 import math
 from pathlib import Path
 
+import mpmath
 import pytest
 import torch
 from torch.distributions import Categorical, MixtureSameFamily, MultivariateNormal
@@ -16,6 +17,25 @@ SCHEDULES = [CondOT(), Cosine(), Polynomial(3.0), VariancePreserving()]
 F64 = torch.float64
 
 every_schedule = pytest.mark.parametrize("schedule", SCHEDULES, ids=lambda s: type(s).__name__)
+
+
+def in_60_digits(schedule):
+    """alpha and sigma as functions of an mpmath number, from their definitions."""
+    if isinstance(schedule, CondOT):
+        return lambda t: t, lambda t: 1 - t
+    if isinstance(schedule, Cosine):
+        return lambda t: mpmath.sin(mpmath.pi * t / 2), lambda t: mpmath.cos(mpmath.pi * t / 2)
+    if isinstance(schedule, Polynomial):
+        return lambda t: t ** mpmath.mpf(schedule.n), lambda t: 1 - t ** mpmath.mpf(schedule.n)
+    low, high = mpmath.mpf(schedule.beta_min), mpmath.mpf(schedule.beta_max)
+
+    def e(t):
+        return mpmath.exp(-(high - low) * (1 - t) ** 2 / 4 - low * (1 - t) / 2)
+
+    def alpha(t):
+        return (e(t) - e(0)) / (1 - e(0))
+
+    return alpha, lambda t: mpmath.sqrt(1 - alpha(t) ** 2)
 
 
 def seeded(seed: int = 0) -> torch.Generator:

@@ -3,6 +3,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from helpers import one_sentence
 
 from fmlib import claims
 from fmlib.claims import ClaimError, claim
@@ -29,6 +30,14 @@ HOLDS = {
     "every entry": ([1.0, 2.0], {"expected": [1.1, 1.9], "within": 0.11}),
     "an error for each entry": ([1.0, 20.0], {"expected": 0, "standard_error": [0.25, 5]}),
     "a zero error": (3, {"expected": 3, "standard_error": 0}),
+    "a bound for each entry": ([1.0, 20.0], {"at_most": torch.tensor([1.0, 30.0])}),
+    "a lower bound for each entry": ([1.0, 20.0], {"at_least": [0.0, 20.0]}),
+    "a tolerance for each entry": ([1.0, 20.0], {"expected": 0, "within": torch.tensor([1.0, 20.0])}),
+    "one number against two": (1.5, {"expected": [1.0, 2.0], "within": 0.5}),
+    "one number, a tolerance for each reference": (1.5, {"differs_from": [1.0, 3.0], "within": [0.4, 1.4]}),
+    "the last integer that counts": (2**53, {"expected": 2**53, "within": 0}),
+    "truth": (True, {"expected": 1, "within": 0}),
+    "tensors in a list": ([torch.tensor(1.0), 2], {"at_most": 2}),
 }
 FAILS = {
     "unequal": (4, {"expected": 5, "within": 0}),
@@ -44,6 +53,12 @@ FAILS = {
     "one does not differ": ([9.0, 1.0], {"differs_from": 1, "within": 0.5}),
     "one entry": ([1.0, 2.0], {"expected": [1.0, 3.0], "within": 0.5}),
     "one entry with a small error": ([1.0, 20.0], {"expected": 0, "standard_error": [0.2, 5]}),
+    "one above its own bound": ([1.0, 20.0], {"at_most": torch.tensor([0.5, 30.0])}),
+    "one below its own bound": ([1.0, 20.0], {"at_least": [0.0, 20.5]}),
+    "one outside its own tolerance": ([1.0, 20.0], {"expected": 0, "within": torch.tensor([0.9, 30.0])}),
+    "one number, two references": (1.5, {"expected": [1.0, 2.5], "within": 0.5}),
+    "neighbouring integers": (2**53, {"expected": 2**53 - 1, "within": 0}),
+    "NaN among bounds": ([1.0, 1.0], {"at_most": [2.0, NAN]}),
     "NaN": (NAN, {"expected": NAN, "within": 1}),
     "NaN expected": (1, {"expected": NAN, "within": 1}),
     "NaN error": (1, {"expected": 1, "standard_error": NAN}),
@@ -58,9 +73,14 @@ FAILS = {
 }
 
 
+def as_tensor(measured):
+    plain = isinstance(measured, list) and not isinstance(measured[0], torch.Tensor)
+    return torch.tensor(measured) if plain else measured
+
+
 @pytest.mark.parametrize("measured, options", HOLDS.values(), ids=HOLDS)
 def test_holds(measured, options, capsys):
-    claim("so it is", torch.tensor(measured) if isinstance(measured, list) else measured, **options)
+    claim("so it is", as_tensor(measured), **options)
     assert capsys.readouterr().out.startswith("holds: so it is | measured ")
     assert len(claims._made) == 1
 
@@ -68,7 +88,7 @@ def test_holds(measured, options, capsys):
 @pytest.mark.parametrize("measured, options", FAILS.values(), ids=FAILS)
 def test_fails(measured, options, capsys):
     with pytest.raises(ClaimError, match=r"^FAILS: so it is \| measured "):
-        claim("so it is", torch.tensor(measured) if isinstance(measured, list) else measured, **options)
+        claim("so it is", as_tensor(measured), **options)
     assert capsys.readouterr().out == "" and claims._made == []
 
 
@@ -95,6 +115,57 @@ def test_nothing_measured_is_no_evidence():
     for options in ({"at_most": 1}, {"expected": 0, "within": 1}):
         with pytest.raises(ValueError, match="measured is empty"):
             claim("all of none", torch.zeros(0), **options)
+
+
+PAIR = torch.tensor([1.0, 2.0])
+BIG = 2**53 + 1
+REFUSED = {
+    "complex": (
+        torch.tensor(1 + 5j),
+        {"expected": 1, "within": 0},
+        TypeError,
+        "measured must be real, got .*complex64",
+    ),
+    "a complex number": (1 + 5j, {"expected": 1, "within": 0}, TypeError, "measured must be real"),
+    "complex NumPy": (np.array([1j]), {"at_most": 1}, TypeError, "measured must be real"),
+    "complex expected": (1, {"expected": 1j, "within": 0}, TypeError, "expected must be real"),
+    "complex error": (1, {"expected": 1, "standard_error": 1j}, TypeError, "standard_error must be real"),
+    "negative tolerance": (1, {"expected": 1, "within": -1}, ValueError, "within must be at least 0 .* got -1"),
+    "negative control": (1, {"differs_from": 1, "within": -1}, ValueError, "within must be at least 0 .* got -1"),
+    "negative error": (PAIR, {"expected": 1, "standard_error": [1, -0.5]}, ValueError, "standard_error .* got -0.5"),
+    "infinite tolerance": (1, {"expected": 9, "within": INF}, ValueError, "within must be .* finite, got inf"),
+    "infinite error": (1, {"expected": 9, "standard_error": INF}, ValueError, "standard_error must .* got inf"),
+    "an integer too large": (BIG, {"expected": BIG - 1, "within": 0}, ValueError, "measured .* got 9007199254740993"),
+    "expected too large": (BIG - 1, {"expected": BIG, "within": 0}, ValueError, "expected must not exceed"),
+    "a tensor too large": (torch.tensor([1, -BIG]), {"at_most": 1}, ValueError, "measured must not exceed"),
+    "a list too large": ([1, BIG], {"at_most": 1}, ValueError, "measured must not exceed"),
+    "NumPy too large": (np.int64(BIG), {"at_most": 1}, ValueError, "measured must not exceed"),
+    "beyond 64 bits": (2**70, {"at_most": 1}, TypeError, "measured must be .*64 bits"),
+    "text": ("3", {"expected": 3, "within": 0}, TypeError, "measured must be a number or a tensor"),
+    "nothing": (None, {"expected": 3, "within": 0}, TypeError, "measured must be .* got None"),
+    "empty expected": (1, {"expected": torch.zeros(0), "within": 1}, ValueError, "expected is empty"),
+    "empty bound": (1, {"at_most": []}, ValueError, "at_most is empty"),
+    "empty tolerance": (
+        1,
+        {"expected": 1, "within": torch.zeros(0, 2)},
+        ValueError,
+        r"within is empty: shape \(0, 2\)",
+    ),
+    "shapes": (PAIR, {"expected": torch.ones(3), "within": 1}, ValueError, r"expected .*shape \(2,\), got \(3,\)"),
+    "outer product": (PAIR, {"expected": PAIR[:, None], "within": 9}, ValueError, r"got \(2, 1\)"),
+    "tolerance": (PAIR, {"expected": 1, "within": torch.ones(3)}, ValueError, r"within .*shape \(2,\), got \(3,\)"),
+    "error": (PAIR, {"expected": 1, "standard_error": torch.ones(3)}, ValueError, r"standard_error .*got \(3,\)"),
+    "bound": (PAIR, {"at_least": torch.ones(2, 2)}, ValueError, r"at_least .*shape \(2,\), got \(2, 2\)"),
+    "ragged": ([[1.0], [1.0, 2.0]], {"at_most": 3}, ValueError, "measured .* unequal shapes"),
+}
+
+
+@pytest.mark.parametrize("measured, options, kind, message", REFUSED.values(), ids=REFUSED)
+def test_arguments_that_cannot_be_judged(measured, options, kind, message, capsys):
+    with pytest.raises(kind, match=message) as error:
+        claim("so it is", measured, **options)
+    assert one_sentence(error) and not isinstance(error.value, ClaimError)
+    assert capsys.readouterr().out == "" and claims._made == []
 
 
 LINES = {
@@ -124,6 +195,22 @@ def test_the_printed_line_shows_the_worst_entry_beside_its_expectation(line, cas
 def test_a_control_shows_the_entry_that_differs_least(capsys):
     claim("apart", torch.tensor([9.0, 5.0]), differs_from=1, within=0.5)
     assert "measured 5 (the worst of 2), must differ from 1" in capsys.readouterr().out
+
+
+def test_the_worst_entry_is_the_most_standard_errors_away(capsys):
+    """Room in absolute terms says something else: 3 errors of 1 leave 1, and 3.9 of 0.51 leave 0.04."""
+    claim("near", torch.tensor([3.0, 2.0]), 0, standard_error=torch.tensor([1.0, 0.51]))
+    assert "measured 2 ± 0.51 (the worst of 2)" in capsys.readouterr().out
+    with pytest.raises(ClaimError, match=r"measured 5 ± 1 \(the worst of 2\)"):
+        claim("far", torch.tensor([5.0, 400.0]), 0, standard_error=torch.tensor([1.0, 90.0]))
+    claim("control", torch.tensor([5.0, 400.0]), differs_from=0, standard_error=torch.tensor([1.0, 90.0]))
+    assert "measured 400 ± 90 (the worst of 2)" in capsys.readouterr().out
+    claim("tolerances", torch.tensor([0.9, 5.0]), 0, within=torch.tensor([1.0, 10.0]))
+    assert "measured 0.9 (the worst of 2), expected 0 within 1, apart by 9e-01" in capsys.readouterr().out
+    with pytest.raises(ClaimError, match=r"measured 7 \(the worst of 3\), expected 0"):
+        claim("no tolerance", torch.tensor([0.0, 7.0, 1.0]), 0, within=0)
+    claim("bounds", torch.tensor([1.0, 20.0]), at_most=torch.tensor([1.5, 30.0]))
+    assert "measured 1 (the worst of 2), at most 1.5" in capsys.readouterr().out
 
 
 def test_recap_lists_what_held_in_order_and_once(capsys):

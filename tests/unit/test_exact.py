@@ -4,12 +4,14 @@ import math
 import subprocess
 import sys
 
+import mpmath
 import pytest
 import torch
 from helpers import (
     F64,
     SCHEDULES,
     every_schedule,
+    in_60_digits,
     kurtosis,
     law,
     line_cdf,
@@ -287,6 +289,94 @@ def test_memory_does_not_grow_as_queries_times_data():
     """
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert int(result.stdout) < 100, f"{result.stdout} MB"
+
+
+def crowd(n: int, offset: float, dtype=F64) -> torch.Tensor:
+    """Rows of which some are copies of others 2e-6 away, and all lie `offset` from the origin."""
+    base = offset + normal(n // 2, 3)
+    return torch.cat([base, base + 2e-6 * normal(n // 2, 3, seed=1)]).to(dtype)
+
+
+def in_high_precision(data, schedule, x, t):
+    """Every answer of `DataPath` for one point, in 60 digits, from the definition of the marginal."""
+    with mpmath.workdps(60):
+        rows, point = [[mpmath.mpf(v) for v in row] for row in data.tolist()], [mpmath.mpf(v) for v in x.tolist()]
+        alpha, sigma = (function(mpmath.mpf(t)) for function in in_60_digits(schedule))
+        logs = [-sum((p - alpha * v) ** 2 for p, v in zip(point, row, strict=True)) / (2 * sigma**2) for row in rows]
+        weights = [mpmath.exp(value - max(logs)) for value in logs]
+        total = sum(weights)
+        weights = [w / total for w in weights]
+        log_density = max(logs) + mpmath.log(total / len(rows)) - len(point) * mpmath.log(2 * mpmath.pi * sigma**2) / 2
+        x_1 = [sum(w * row[j] for w, row in zip(weights, rows, strict=True)) for j in range(len(point))]
+        x_0 = [(p - alpha * mean) / sigma for p, mean in zip(point, x_1, strict=True)]
+        rates = [mpmath.diff(function, mpmath.mpf(t)) for function in in_60_digits(schedule)]
+        velocity = [rates[0] * a + rates[1] * b for a, b in zip(x_1, x_0, strict=True)]
+        answers = {"log_density": [log_density], "posterior": weights, "x_1": x_1, "x_0": x_0, "velocity": velocity}
+        answers["score"] = [-value / sigma for value in x_0]
+        return {name: torch.tensor([float(v) for v in value], dtype=F64) for name, value in answers.items()}
+
+
+@pytest.mark.parametrize("schedule", [CondOT(), VariancePreserving()], ids=["CondOT", "VariancePreserving"])
+@pytest.mark.parametrize("offset", [0.0, 300.0])
+@pytest.mark.parametrize("left", [0.3, 1e-2, 1e-4, 1e-6, 1e-8])
+def test_every_answer_keeps_its_digits_near_the_end(schedule, offset, left):
+    """What may be lost is what rounding x and alpha x_i costs: a shift of eps (offset + 4), felt in units of sigma."""
+    data, t = crowd(20, offset), 1 - left
+    path = DataPath(data, schedule)
+    x = path.sample(6, t, seeded(3))
+    sigma = schedule.sigma(torch.tensor(t, dtype=F64)).item()
+    slack = max(16 * 2.3e-16 * (offset + 4) / sigma, 1e-7)  # the rest: how exactly weights are wanted
+    for i in range(len(x)):
+        for name, expected in in_high_precision(data, schedule, x[i], t).items():
+            got = getattr(path, name)(x[i : i + 1], t)[0]
+            size = 1 + expected.abs().max()
+            assert ((got - expected).abs() < slack * size).all(), (name, (got - expected).abs().max() / size)
+
+
+@pytest.mark.parametrize("offset", [0.0, 300.0])
+@pytest.mark.parametrize("t", [0.5, 0.9999, 1 - 2**-20])
+def test_float32_answers_are_rounded_once(offset, t):
+    """The float32 numbers that came in are exact: answers are right to float32, whatever cancels on the way."""
+    data = crowd(20, offset, torch.float32)
+    path = DataPath(data)
+    x = path.sample(4, t, seeded(3))
+    for i in range(len(x)):
+        for name, expected in in_high_precision(data, CondOT(), x[i], t).items():
+            got = getattr(path, name)(x[i : i + 1], t)[0]
+            assert got.dtype == torch.float32
+            got = got.double().reshape(expected.shape)
+            torch.testing.assert_close(got, expected, rtol=1e-6, atol=1e-7 * expected.abs().max().item())
+
+
+@pytest.mark.parametrize("offset", [0.0, 300.0])
+@pytest.mark.parametrize("t", [0.5, 0.9999, 1 - 2**-20])
+def test_a_mixture_far_from_the_origin_keeps_its_digits_in_float32(offset, t):
+    """Against the same mixture in float64 about the origin: far away x - alpha mu all but cancels."""
+    narrow = skew_mixture()
+    narrow = GaussianMixture(narrow.weights, narrow.means + offset, 1e-4 * narrow.covariances)
+    single = GaussianMixture(*(value.float() for value in (narrow.weights, narrow.means, narrow.covariances)))
+    x = MixturePath(single).sample(30, t, seeded())
+    means = single.means.double() - offset
+    shifted = GaussianMixture(
+        single.weights.double() / single.weights.double().sum(), means, single.covariances.double()
+    )
+    moved, path = x.double() - t * offset, MixturePath(shifted)
+    for name, shift in [("x_1", offset), ("velocity", offset), ("x_0", 0), ("score", 0), ("log_density", 0)]:
+        got, expected = getattr(MixturePath(single), name)(x, t).double(), getattr(path, name)(moved, t) + shift
+        torch.testing.assert_close(got, expected, rtol=1e-5, atol=2e-6 * expected.abs().max().item())
+
+
+def test_points_near_the_end_and_others_may_come_together():
+    """Each row is answered by the method that its own time asks for, and gradients pass through both."""
+    path, x = DataPath(crowd(20, 5.0)), 5 + normal(5, 3)
+    t = torch.tensor([0.0, 0.5, 1 - 1e-6, 0.9, 1 - 1e-9], dtype=F64)
+    x.requires_grad_()
+    for name in ("velocity", "x_1", "x_0", "score", "log_density"):
+        ask = getattr(path, name)
+        alone = torch.cat([ask(x[i : i + 1], t[i].item()) for i in range(5)])
+        torch.testing.assert_close(ask(x, t), alone, rtol=1e-9, atol=1e-9)
+    (slope,) = torch.autograd.grad(path.log_density(x, t).sum(), x)
+    torch.testing.assert_close(slope, path.score(x, t), rtol=1e-7, atol=1e-7)
 
 
 def test_images_keep_their_shape():

@@ -1,9 +1,10 @@
 import dataclasses
 import math
 
+import mpmath
 import pytest
 import torch
-from helpers import F64, SCHEDULES, every_schedule
+from helpers import F64, SCHEDULES, every_schedule, in_60_digits
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.integrate import quad
@@ -149,3 +150,48 @@ def test_a_schedule_that_misses_its_ends_is_refused_by_every_path(schedule, came
 def test_a_steep_variance_preserving_schedule_is_finite_in_float32():
     schedule, t = VariancePreserving(0.1, 400.0), torch.linspace(0, 1, 101)
     torch.testing.assert_close(schedule.alpha(t), schedule.alpha(t.double()).float(), rtol=2e-5, atol=1e-40)
+
+
+TO_THE_ENDS = [*SCHEDULES, Polynomial(1.0), Polynomial(3.5), Polynomial(40.0), VariancePreserving(1.0, 1.0)]
+
+
+@pytest.mark.parametrize("schedule", TO_THE_ENDS, ids=str)
+@pytest.mark.parametrize("dtype, bits", [(torch.float32, 24), (F64, 53)], ids=["float32", "float64"])
+def test_every_digit_holds_up_to_both_ends(schedule, dtype, bits):
+    """Relative to the value in 60 digits, at t = 2^-k, at 1 - 2^-k, down to the last, and between."""
+    powers = 2.0 ** -torch.arange(1, bits + 1, dtype=F64)
+    t = torch.cat([powers, 1 - powers, torch.linspace(0.02, 0.98, 25, dtype=F64)]).to(dtype)
+    eps, tiny = torch.finfo(dtype).eps, torch.finfo(dtype).tiny
+    alpha, sigma, log_snr = schedule.alpha(t), schedule.sigma(t), schedule.log_snr(t)
+    there_and_back = schedule.inverse_log_snr(log_snr.double())
+    with mpmath.workdps(60):
+        exact_alpha, exact_sigma = in_60_digits(schedule)
+        for i, moment in enumerate(map(mpmath.mpf, t.tolist())):
+            a, b = exact_alpha(moment), exact_sigma(moment)
+            assert abs(alpha[i].item() - a) < 21 * eps * a + tiny, (moment, alpha[i])
+            assert abs(sigma[i].item() - b) < 21 * eps * b, (moment, sigma[i])
+            ratio = mpmath.log(a / b)
+            assert abs(log_snr[i].item() - ratio) < 4 * eps * (1 + abs(ratio)), (moment, log_snr[i])
+            # an error of eps |log SNR| in the logarithm is one of that size in t, relative to t, at the most
+            assert abs(there_and_back[i].item() - moment) < 8 * eps * (1 + abs(ratio)) * moment, moment
+
+
+@pytest.mark.parametrize("n", [1.0, 1.5, 2.0, 3.5])
+def test_the_slope_of_a_polynomial_sigma_by_autograd_reaches_both_ends(n):
+    """sigma' = -n t^(n - 1), by hand, at both ends and on either side of where the formula changes."""
+    t = torch.tensor([0.0, 1e-300, 0.25, 0.5, math.nextafter(0.5, 1), 0.75, 1 - 2**-53, 1.0], dtype=F64)
+    t.requires_grad_()
+    (slope,) = torch.autograd.grad(Polynomial(n).sigma(t).sum(), t)
+    expected = [-n * moment ** (n - 1) for moment in t.tolist()]
+    torch.testing.assert_close(slope, torch.tensor(expected, dtype=F64), rtol=1e-14, atol=0)
+
+
+def test_log_snr_goes_on_where_alpha_is_too_small_to_be_a_number():
+    """t^40 at t = 0.05 is 9e-53, and e_t of a steep diffusion 4e-44: float32 ends at 1e-45."""
+    for schedule, t in [(Polynomial(40.0), 0.05), (VariancePreserving(0.1, 400.0), 1e-6)]:
+        moment = torch.tensor(t)
+        alpha, sigma = in_60_digits(schedule)
+        expected = mpmath.log(alpha(mpmath.mpf(moment.item())) / sigma(mpmath.mpf(moment.item())))
+        assert schedule.log_snr(moment).item() == pytest.approx(float(expected), rel=1e-6)
+        back = schedule.inverse_log_snr(torch.tensor(float(expected), dtype=F64))
+        assert back.item() == pytest.approx(moment.item(), rel=1e-12)
