@@ -11,7 +11,7 @@ import re
 
 from fmlib.exercises import _progress, basics, bregman, gaussian, kinetic, marginalization
 from fmlib.exercises._blank import ____
-from fmlib.exercises._check import Exercise, Outcome
+from fmlib.exercises._questions import Exercise, Outcome
 
 TITLES = {
     "basics": "Flow matching basics",

@@ -3,8 +3,11 @@
 import json
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+LOCK_SECONDS = 1.0  # how long to wait for another notebook that is noting progress
 HELP = "Set the environment variable FMLIB_PROGRESS to a file that you can write."
 _said: set[str] = set()
 
@@ -25,7 +28,7 @@ def load() -> tuple[dict[str, str] | None, str]:
             return {}, ""
         if not file.is_file():
             return None, f"Progress cannot be read, {_shown(file)} is not a file. {HELP}"
-        text = file.read_text(encoding="utf-8")
+        text = file.read_text(encoding="utf-8-sig")  # some editors put a mark in front
     except UnicodeDecodeError:
         return _set_aside(file)
     except (OSError, RuntimeError) as error:
@@ -41,15 +44,35 @@ def load() -> tuple[dict[str, str] | None, str]:
 
 def record(number: str, key: str) -> str:
     """Note that an exercise is done; return a sentence for the learner if that failed, once a session, or ""."""
-    done, trouble = load()
-    if done is not None and done.get(number) != key:
-        done[number] = key
-        failed = _write(dict(sorted(done.items(), key=_order)))
-        trouble = " ".join(sentence for sentence in (trouble, failed) if sentence)
+    with _one_at_a_time():
+        done, trouble = load()
+        if done is not None and done.get(number) != key:
+            done[number] = key
+            failed = _write(dict(sorted(done.items(), key=_order)))
+            trouble = " ".join(sentence for sentence in (trouble, failed) if sentence)
     if trouble in _said:
         return ""
     _said.add(trouble)
     return trouble
+
+
+@contextmanager
+def _one_at_a_time() -> Iterator[None]:
+    """Keep the user's other notebooks from noting progress meanwhile; go on without, if no lock is to be had soon."""
+    from filelock import FileLock
+
+    lock = None
+    with suppress(OSError, RuntimeError):  # it is held for long, or the folder is read-only, or there is none
+        # Not beside the progress file: that folder is the user's, and a lock stays behind when it is released.
+        user = getattr(os, "getuid", int)()  # 0 on Windows, where each user has a temporary folder
+        lock = FileLock(Path(tempfile.gettempdir()) / f"fmlib-progress-{user}.lock")
+        lock.acquire(timeout=LOCK_SECONDS, poll_interval=0.01)
+    try:
+        yield
+    finally:
+        with suppress(OSError, RuntimeError):
+            if lock:
+                lock.release()
 
 
 def _write(done: dict[str, str]) -> str:
@@ -86,8 +109,9 @@ def _set_aside(file: Path) -> tuple[dict | None, str]:
     return {}, f"Your progress file was damaged. It is now called {bad.name}, and a new one is begun."
 
 
-def _order(item: tuple[str, str]) -> tuple[int, ...]:
-    return tuple(int(part) if part.isdigit() else 0 for part in item[0].split("."))
+def _order(item: tuple[str, str]) -> list[tuple[int, str]]:
+    """1.9 before 1.10, for any key: a number with fewer digits is smaller."""
+    return [(len(part), part) for part in item[0].split(".")]
 
 
 def _reason(error: Exception) -> str:

@@ -2,7 +2,7 @@
 
 import torch
 
-from fmlib.exercises._check import Choice, Function, Number
+from fmlib.exercises._questions import Choice, Function, Number, Wrong
 
 
 def _pairs(draw: torch.Generator) -> list[tuple]:
@@ -13,6 +13,8 @@ def _pairs(draw: torch.Generator) -> list[tuple]:
     return cases
 
 
+_VELOCITY = "def answer(x_0, x_1, t):\n    return {}"
+
 velocity_of_linear_path = Function(
     key="basics.velocity_of_linear_path",
     number="1.1",
@@ -22,8 +24,8 @@ velocity_of_linear_path = Function(
         "at time $t$? In the cell below replace `____` by your answer, run the cell, and read what it says. `x_0` and "
         "`x_1` have shape `(batch, d)`, `t` has shape `(batch,)`, and the velocity has the shape of `x_0`."
     ),
-    given="def answer(x_0, x_1, t):\n    return ____",
-    reference="def answer(x_0, x_1, t):\n    return x_1 - x_0",
+    given=_VELOCITY.format("____"),
+    reference=_VELOCITY.format("x_1 - x_0"),
     why=(
         "The derivative of (1 - t) x_0 + t x_1 in t is x_1 - x_0. It does not depend on t: each pair walks straight, "
         "at constant speed, and has covered the whole way from x_0 to x_1 at t = 1."
@@ -34,51 +36,45 @@ velocity_of_linear_path = Function(
     ),
     arguments=("x_0", "x_1", "t"),
     truth=lambda x_0, x_1, t: x_1 - x_0,
-    mistakes=(
-        (
-            lambda x_0, x_1, t: x_0 - x_1,
+    wrongs=(
+        Wrong(
+            _VELOCITY.format("x_0 - x_1"),
             "This is X_0 - X_1: the sign of time is reversed. Here t = 0 is the source and t = 1 the target, so the "
             "walk leaves x_0 and arrives at x_1.",
         ),
-        (
-            lambda x_0, x_1, t: (1 - t[:, None]) * x_0 + t[:, None] * x_1,
+        Wrong(
+            _VELOCITY.format("(1 - t[:, None]) * x_0 + t[:, None] * x_1"),
             "This is the position X_t, where the pair is. Its velocity is the derivative of X_t in t.",
         ),
-        (
-            lambda x_0, x_1, t: t[:, None] * (x_1 - x_0),
+        Wrong(
+            _VELOCITY.format("t[:, None] * (x_1 - x_0)"),
             "This is the way covered so far, X_t - x_0. The velocity is the way covered per unit of time: "
             "differentiate once more in t.",
         ),
-        (
-            lambda x_0, x_1, t: (1 - t[:, None]) * (x_1 - x_0),
+        Wrong(
+            _VELOCITY.format("(1 - t[:, None]) * (x_1 - x_0)"),
             "This is the way that is left, x_1 - X_t. Divide it by the time that is left, 1 - t.",
         ),
-        (
-            lambda x_0, x_1, t: x_0 + x_1,
+        Wrong(
+            _VELOCITY.format("x_0 + x_1"),
             "A sign is lost: the derivative of 1 - t is -1, not 1.",
         ),
-        (
-            lambda x_0, x_1, t: x_1,
+        Wrong(
+            _VELOCITY.format("x_1"),
             "This is where the walk ends. The term (1 - t) x_0 depends on t as well: what is its derivative?",
         ),
     ),
     cases=_pairs,
     rights=(
-        "def answer(x_0, x_1, t):\n    return -x_0 + x_1",
+        _VELOCITY.format("-x_0 + x_1"),
         "def answer(x_0, x_1, t):\n    t = t[:, None]\n    x_t = (1 - t) * x_0 + t * x_1\n    return (x_1 - x_t) / (1 "
         "- t)",
         "answer = lambda start, end, time: end.sub(start)",
     ),
-    wrongs=(
-        ("def answer(x_0, x_1, t):\n    return x_0 - x_1", "the sign of time is reversed"),
-        ("def answer(x_0, x_1, t):\n    return torch.lerp(x_0, x_1, t[:, None])", "the position X_t"),
-        ("def answer(x_0, x_1, t):\n    return (x_1 - x_0) * t[:, None]", "the way covered so far"),
-        ("def answer(x_0, x_1, t):\n    return (1 - t)[:, None] * (x_1 - x_0)", "the way that is left"),
-        ("def answer(x_0, x_1, t):\n    return x_1 + x_0", "A sign is lost"),
-        ("def answer(x_0, x_1, t):\n    return x_1", "where the walk ends"),
-        ("def answer(x_0, x_1, t):\n    return t * (x_1 - x_0)", "t[:, None]"),
-        ("def answer(x_0, x_1, t):\n    return 2 * (x_1 - x_0)", "expected is"),
-        ("def answer(x_0, x_1, t):\n    return (x_1 - x_0).mean(0)", "shape (2,), and shape (6, 2) is expected"),
+    other_wrongs=(
+        (_VELOCITY.format("t * (x_1 - x_0)"), "t[:, None]"),
+        (_VELOCITY.format("2 * (x_1 - x_0)"), "expected is"),
+        (_VELOCITY.format("(x_1 - x_0).mean(0)"), "shape (2,), and shape (6, 2) is expected"),
     ),
 )
 
@@ -167,35 +163,35 @@ psi_half = Function(
     ),
     arguments=("y", "t", "m", "s"),
     truth=lambda y, t, m, s: 0.5 * m + _scale(0.5, s) * (y - t * m) / _scale(t, s),
-    mistakes=(
-        (
-            lambda y, t, m, s: 0.5 * m + _scale(0.5, s) * y,
+    wrongs=(
+        Wrong(
+            _PSI_HALF.format("y", "0.5 * m + c_half * x"),
             "This is psi_{1/2}(y): it takes y for a point at time 0, but y is a point at time t. Go back to "
             "x = psi_t^{-1}(y) first.",
         ),
-        (
-            lambda y, t, m, s: 0.5 * m + _scale(0.5, s) * (y / _scale(t, s) - t * m),
+        Wrong(
+            _PSI_HALF.format("y / c_t - t * m", "0.5 * m + c_half * x"),
             "You divided by c_t before subtracting t m. Undo the steps of psi_t in the reverse order: it multiplies "
             "first and adds last, so subtract first and divide last.",
         ),
-        (
-            lambda y, t, m, s: (y - t * m) / _scale(t, s),
+        Wrong(
+            _PSI_HALF.format("(y - t * m) / c_t", "x"),
             "This is psi_t^{-1}(y), the point's place at time 0. Now go forward to time 1/2.",
         ),
-        (
-            lambda y, t, m, s: _scale(0.5, s) * (y - t * m) / _scale(t, s),
+        Wrong(
+            _PSI_HALF.format("(y - t * m) / c_t", "c_half * x"),
             "The spread is right, but the mean is missing: at time 1/2 the flow has moved the middle to m / 2.",
         ),
-        (
-            lambda y, t, m, s: m + s * (y - t * m) / _scale(t, s),
+        Wrong(
+            _PSI_HALF.format("(y - t * m) / c_t", "m + s * x"),
             "This goes on to time 1, where the mean is m and the spread s. Stop at time 1/2.",
         ),
-        (
-            lambda y, t, m, s: 0.5 * m + _scale(0.5, s) * (y + t * m) / _scale(t, s),
+        Wrong(
+            _PSI_HALF.format("(y + t * m) / c_t", "0.5 * m + c_half * x"),
             "You added t m. Solving y = t m + c_t x for x subtracts it.",
         ),
-        (
-            lambda y, t, m, s: y + (0.5 - t) * m,
+        Wrong(
+            _PSI_HALF.format("y", "y + (0.5 - t) * m"),
             "You moved the mean but kept the spread: c_t changes as well, from c_t to c_{1/2}.",
         ),
     ),
@@ -206,16 +202,7 @@ psi_half = Function(
         "def answer(y, t, m, s):\n    psi = lambda x, t: t * m + ((1 - t) ** 2 + (t * s) ** 2) ** 0.5 * x\n"
         "    slope = psi(1.0, t) - psi(0.0, t)\n    return psi((y - psi(0.0, t)) / slope, 0.5)",
     ),
-    wrongs=(
-        (_PSI_HALF.format("y", "0.5 * m + c_half * x"), "takes y for a point at time 0"),
-        (_PSI_HALF.format("y / c_t - t * m", "m / 2 + c_half * x"), "before subtracting"),
-        (_PSI_HALF.format("(y - t * m) / c_t", "x"), "Now go forward"),
-        (_PSI_HALF.format("(y - t * m) / c_t", "c_half * x"), "the mean is missing"),
-        (_PSI_HALF.format("(y - t * m) / c_t", "m + s * x"), "goes on to time 1"),
-        (_PSI_HALF.format("(y + t * m) / c_t", "m / 2 + c_half * x"), "subtracts it"),
-        (_PSI_HALF.format("y", "y + (0.5 - t) * m"), "kept the spread"),
-        (_PSI_HALF.format("y - t * m", "m / 2 + c_half * x"), "expected is"),
-    ),
+    other_wrongs=((_PSI_HALF.format("y - t * m", "m / 2 + c_half * x"), "expected is"),),
 )
 
 score_counted_twice = Choice(
@@ -321,24 +308,24 @@ half_turn = Number(
     reference="answer = 1 / 1.7",
     expected=1 / 1.7,
     within=0.006,
-    mistakes=(
-        (
-            0.5,
+    wrongs=(
+        Wrong(
+            "answer = 0.5",
             "Half-way would be right for X_1 = -X_0, with both ends equally far from the origin. Here the start is "
             "farther away than the end, so reaching the origin takes more than half of the time.",
         ),
-        (
-            0.7,
+        Wrong(
+            "answer = 0.7",
             "At t = 0.7 the factor of X_0 is 0.3 - 0.49: it has changed its sign already. Find the t at which it is 0.",
         ),
-        (
-            0.41,
+        Wrong(
+            "answer = 0.41",
             "This is 0.7 / 1.7, the share of the way *behind* the origin. The walk begins on the other side, with 1 of "
             "1.7 to go.",
         ),
-        (1, "At t = 1 the pairs are at X_1 = -0.7 X_0, spread out again. They meet before that."),
-        (1.7, "A time lies between 0 and 1. You have the factor 1 - 1.7 t; at which t is it zero?"),
-        (0, "At t = 0 each pair is at its own X_0. They meet later."),
+        Wrong("answer = 1", "At t = 1 the pairs are at X_1 = -0.7 X_0, spread out again. They meet before that."),
+        Wrong("answer = 1.7", "A time lies between 0 and 1. You have the factor 1 - 1.7 t; at which t is it zero?"),
+        Wrong("answer = 0", "At t = 0 each pair is at its own X_0. They meet later."),
     ),
     otherwise="Write X_t as a factor times X_0, and ask when that factor is zero.",
     why=(

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from fmlib.exercises._check import Choice, Property
+from fmlib.exercises._questions import Choice, Property
 
 symmetric_pair = Choice(
     key="bregman.symmetric_pair",
@@ -136,7 +136,7 @@ strictly_convex = Property(
         _POTENTIAL.format("x.exp().sum(1)"),
         "def answer(x):\n    return torch.log(torch.exp(x).sum(dim=1)) + torch.einsum('bi,bi->b', x, x)",
     ),
-    wrongs=(
+    other_wrongs=(
         (_POTENTIAL.format("1"), "no curvature in that direction"),
         (_POTENTIAL.format("x.sum(1)"), "no curvature in that direction"),
         (_POTENTIAL.format("x.abs().sum(1)"), "an absolute value is straight"),

@@ -2,7 +2,7 @@
 
 import torch
 
-from fmlib.exercises._check import Choice, Function
+from fmlib.exercises._questions import Choice, Function, Wrong
 
 good_ends = Choice(
     key="gaussian.good_ends",
@@ -82,29 +82,32 @@ one_step_to_data = Function(
     ),
     arguments=("x", "u", "t"),
     truth=lambda x, u, t: x + (1 - t) * u,
-    mistakes=(
-        (
-            lambda x, u, t: x + u,
+    wrongs=(
+        Wrong(
+            _STEP.format("u"),
             "This step has length 1, as if you were at t = 0. At time t only part of the time is left.",
         ),
-        (
-            lambda x, u, t: x + t * u,
+        Wrong(
+            _STEP.format("t * u"),
             "This step has the length of the time that is over. Take the time that is left.",
         ),
-        (
-            lambda x, u, t: x - t * u,
+        Wrong(
+            _STEP.format("-t * u"),
             "This is x_0-hat: a step back to t = 0. The step to x_1-hat goes forward.",
         ),
-        (
-            lambda x, u, t: x - (1 - t) * u,
+        Wrong(
+            _STEP.format("-(1 - t) * u"),
             "The length is right, the direction is not: with t = 0 for the source, u points towards the data.",
         ),
-        (
-            lambda x, u, t: x + u / (1 - t),
+        Wrong(
+            _STEP.format("u / (1 - t)"),
             "You divided by the time that is left. The velocity is the way over the time, so the way is the velocity "
             "*times* the time.",
         ),
-        (lambda x, u, t: x, "This is where you are, with no step at all."),
+        Wrong(
+            _STEP.format("0"),
+            "This is where you are, with no step at all.",
+        ),
     ),
     cases=_cases,
     rights=(
@@ -112,15 +115,7 @@ one_step_to_data = Function(
         _STEP.format("u - t * u"),
         "def answer(x, u, t):\n    return torch.lerp(x, x + u, 1 - t)",
     ),
-    wrongs=(
-        (_STEP.format("u"), "This step has length 1"),
-        (_STEP.format("t * u"), "the time that is over"),
-        (_STEP.format("-t * u"), "This is x_0-hat"),
-        (_STEP.format("(t - 1) * u"), "the direction is not"),
-        (_STEP.format("u / (1 - t)"), "You divided"),
-        (_STEP.format("0"), "no step at all"),
-        (_STEP.format("(1 - t) ** 2 * u"), "expected is"),
-    ),
+    other_wrongs=((_STEP.format("(1 - t) ** 2 * u"), "expected is"),),
 )
 
 euler_ends = Choice(

@@ -4,7 +4,7 @@ import math
 
 import torch
 
-from fmlib.exercises._check import Choice, Function, Number
+from fmlib.exercises._questions import Choice, Function, Number, Wrong
 
 slow_gap = Choice(
     key="kinetic.slow_gap",
@@ -80,37 +80,40 @@ gap_as_loss = Function(
     ),
     arguments=("v", "u"),
     truth=lambda v, u: ((v - u) ** 2).sum() / len(v),
-    mistakes=(
-        (
-            lambda v, u: (v - u).square().mean(),
+    wrongs=(
+        Wrong(
+            _GAP.format("(v - u).square().mean()"),
             "This averages over the coordinates as well, so it is d times too small. A norm squared is a *sum* over "
             "the coordinates.",
         ),
-        (
-            lambda v, u: v.square().sum(1).mean() - u.square().sum(1).mean(),
+        Wrong(
+            _GAP.format("v.square().sum(1).mean() - u.square().sum(1).mean()"),
             "This is the bound less the kinetic energy. It has the same expectation, because V - u is orthogonal to u "
             "on average, but it is not the loss: write the square of the difference, not the difference of the "
             "squares.",
         ),
-        (
-            lambda v, u: (v - u).norm(dim=1).mean(),
+        Wrong(
+            _GAP.format("(v - u).norm(dim=1).mean()"),
             "This is the mean distance. The gap is the mean of the distance *squared*.",
         ),
-        (
-            lambda v, u: (v - u).square().sum(),
+        Wrong(
+            _GAP.format("(v - u).square().sum()"),
             "This is the sum over all samples. An expectation is estimated by their mean.",
         ),
-        (
-            lambda v, u: (v - u).square().sum(1),
+        Wrong(
+            _GAP.format("(v - u).square().sum(1)"),
             "This is ||V - u||^2 for each sample. The expectation is still to be taken.",
         ),
-        (
-            lambda v, u: (v - u).mean(0).square().sum(),
+        Wrong(
+            _GAP.format("(v - u).mean(0).square().sum()"),
             "You averaged first and squared afterwards. The average of V - u is 0: square first.",
         ),
-        (lambda v, u: v.square().sum(1).mean(), "This is the bound, E||V||^2. Subtract u from v before you square."),
-        (
-            lambda v, u: u.square().sum(1).mean(),
+        Wrong(
+            _GAP.format("v.square().sum(1).mean()"),
+            "This is the bound, E||V||^2. Subtract u from v before you square.",
+        ),
+        Wrong(
+            _GAP.format("u.square().sum(1).mean()"),
             "This is the kinetic energy, E||u||^2. Subtract it from v, and square.",
         ),
     ),
@@ -120,17 +123,7 @@ gap_as_loss = Function(
         _GAP.format("torch.nn.functional.mse_loss(u, v) * v.shape[1]"),
         _GAP.format("(v - u).norm(dim=1).pow(2).mean()"),
     ),
-    wrongs=(
-        (_GAP.format("((v - u) ** 2).mean()"), "d times too small"),
-        (_GAP.format("(v**2 - u**2).sum(1).mean()"), "not the difference of the squares"),
-        (_GAP.format("(v - u).norm(dim=1).mean()"), "the distance *squared*"),
-        (_GAP.format("(v - u).square().sum()"), "sum over all samples"),
-        (_GAP.format("(v - u).square().sum(1)"), "still to be taken"),
-        (_GAP.format("(v - u).mean(0).square().sum()"), "square first"),
-        (_GAP.format("(v * v).sum(-1).mean()"), "This is the bound"),
-        (_GAP.format("(u * u).sum(-1).mean()"), "This is the kinetic energy"),
-        (_GAP.format("(v - u).square().sum(1).mean().item()"), "must return a torch tensor"),
-    ),
+    other_wrongs=((_GAP.format("(v - u).square().sum(1).mean().item()"), "must return a torch tensor"),),
 )
 
 singular_speed = Choice(
@@ -185,23 +178,25 @@ more_points = Number(
     reference="import math\n\nanswer = math.sqrt(math.log(2000) / math.log(200))",
     expected=math.sqrt(math.log(2000) / math.log(200)),
     within=0.02,
-    mistakes=(
-        (
-            10,
+    wrongs=(
+        Wrong(
+            "answer = 10",
             "The gap is not proportional to the number of points. What counts is how far X_t must go to single out one "
             "of n, and that grows with the root of log n.",
         ),
-        (math.sqrt(10), "You took the root of n. In the formula stands the root of the *logarithm* of n."),
-        (
-            math.log(2000) / math.log(200),
+        Wrong(
+            "answer = math.sqrt(10)", "You took the root of n. In the formula stands the root of the *logarithm* of n."
+        ),
+        Wrong(
+            "answer = math.log(2000) / math.log(200)",
             "This is the ratio of the logarithms. The time goes like their root.",
         ),
-        (
-            1,
+        Wrong(
+            "answer = 1",
             "A little more than that: log n changes slowly, but it does change. Put both values of n into the formula.",
         ),
-        (
-            math.sqrt(math.log(200) / math.log(2000)),
+        Wrong(
+            "answer = math.sqrt(math.log(200) / math.log(2000))",
             "You divided the other way round: with more points the target is undecided for longer.",
         ),
     ),

@@ -4,7 +4,7 @@ import math
 
 import torch
 
-from fmlib.exercises._check import Choice, Function, Number
+from fmlib.exercises._questions import Choice, Function, Number, Wrong
 
 forgotten_denominator = Number(
     key="marginalization.forgotten_denominator",
@@ -21,22 +21,25 @@ forgotten_denominator = Number(
     reference="import math\n\nanswer = math.exp(-1)",
     expected=math.exp(-1),
     within=0.006,
-    mistakes=(
-        (
-            0,
+    wrongs=(
+        Wrong(
+            "answer = 0",
             "Nothing is left if you divide by 1 - t: then the speed makes up for the time that runs out. Without the "
             "denominator the field gets slower and slower on its way.",
         ),
-        (
-            0.632,
+        Wrong(
+            "answer = 0.632",
             "This is the fraction that is covered, 1 - 1/e. The question is what is left.",
         ),
-        (
-            0.5,
+        Wrong(
+            "answer = 0.5",
             "Half would be left if the speed fell evenly to nothing. It falls with the distance r that is left: "
             "solve dr/dt = -r.",
         ),
-        (1, "The point does move, at first as fast as it should. Solve dr/dt = -r for the distance r that is left."),
+        Wrong(
+            "answer = 1",
+            "The point does move, at first as fast as it should. Solve dr/dt = -r for the distance r that is left.",
+        ),
     ),
     otherwise="Call the distance that is left r. It obeys dr/dt = -r.",
     why=(
@@ -145,21 +148,21 @@ noisy_target = Number(
     reference="answer = 2",
     expected=2,
     within=0.02,
-    mistakes=(
-        (
-            0,
+    wrongs=(
+        Wrong(
+            "answer = 0",
             "The noise has mean zero, so it changes no *average* prediction and no expected gradient. But the loss is "
             "a mean of squares, and independent noise adds its variance to that.",
         ),
-        (
-            1,
+        Wrong(
+            "answer = 1",
             "This is the variance of one coordinate. The square is summed over the coordinates, and the plane has two.",
         ),
-        (
-            math.sqrt(2),
+        Wrong(
+            "answer = math.sqrt(2)",
             "This is the noise's root mean square length. The loss is a mean of squares: do not take a root.",
         ),
-        (4, "Noise is added to the target once; its variance is 1 in each of the two coordinates."),
+        Wrong("answer = 4", "Noise is added to the target once; its variance is 1 in each of the two coordinates."),
     ),
     otherwise="The noise is independent of everything else, so its variance, summed over the coordinates, is added.",
     why=(
@@ -224,29 +227,29 @@ general_path = Function(
     ),
     arguments=("x", "data", "alpha", "sigma", "d_alpha", "d_sigma"),
     truth=lambda x, data, a, s, da, ds: da * _mean(x, data, a, s) + ds * (x - a * _mean(x, data, a, s)) / s,
-    mistakes=(
-        (
-            lambda x, data, a, s, da, ds: da * _mean(x, data, a, s) + ds * x,
+    wrongs=(
+        Wrong(
+            _GENERAL.format("x"),
             "You put x, which is X_t, where the mean of X_0 belongs. Take the part of X_1 out of x first.",
         ),
-        (
-            lambda x, data, a, s, da, ds: da * _mean(x, data, a, s) + ds * (x - a * _mean(x, data, a, s)),
+        Wrong(
+            _GENERAL.format("(x - alpha * mean)"),
             "x - alpha E[X_1 | x] is sigma times the mean of X_0. Divide by sigma.",
         ),
-        (
-            lambda x, data, a, s, da, ds: da * _mean(x, data, a, s) + ds * (x - _mean(x, data, a, s)) / s,
+        Wrong(
+            _GENERAL.format("(x - mean) / sigma"),
             "X_1 enters X_t with the factor alpha: X_0 = (X_t - alpha X_1) / sigma. The alpha is missing.",
         ),
-        (
-            lambda x, data, a, s, da, ds: da * _mean(x, data, a, s) + ds * (x - a * data.mean(0)) / s,
+        Wrong(
+            _GENERAL.format("(x - alpha * data.mean(0)) / sigma"),
             "You used the plain mean of the data. Given X_t = x the mean of X_1 is the weighted one, `mean`.",
         ),
-        (
-            lambda x, data, a, s, da, ds: da * _mean(x, data, a, s) + ds * (a * _mean(x, data, a, s) - x) / s,
+        Wrong(
+            _GENERAL.format("(alpha * mean - x) / sigma"),
             "The sign is turned round: X_0 = (X_t - alpha X_1) / sigma.",
         ),
-        (
-            lambda x, data, a, s, da, ds: da * _mean(x, data, a, s),
+        Wrong(
+            _GENERAL.format("0"),
             "You took the mean of X_0 to be 0. It is 0 before you look; given X_t = x it is not.",
         ),
     ),
@@ -257,14 +260,6 @@ general_path = Function(
         "    noise = (x[:, None] - alpha * data) / sigma\n"
         "    w = torch.softmax(-noise.pow(2).sum(2) / 2, 1)[..., None]\n"
         "    return (w * (d_alpha * data + d_sigma * noise)).sum(1)",
-    ),
-    wrongs=(
-        (_GENERAL.format("x"), "You put x"),
-        (_GENERAL.format("(x - alpha * mean)"), "Divide by sigma"),
-        (_GENERAL.format("(x - mean) / sigma"), "The alpha is missing"),
-        (_GENERAL.format("(x - alpha * data.mean(0)) / sigma"), "plain mean of the data"),
-        (_GENERAL.format("(alpha * mean - x) / sigma"), "turned round"),
-        (_GENERAL.format("0"), "mean of X_0 to be 0"),
     ),
 )
 

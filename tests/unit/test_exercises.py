@@ -1,12 +1,17 @@
 """The exercises: each checker against right and wrong answers, the engine against whatever a learner may hand in."""
 
 import ast
+import contextlib
 import json
+import os
+import random
 import re
 import subprocess
 import sys
+import tempfile
 import threading
 import time
+import warnings
 from pathlib import Path
 
 import nbformat
@@ -15,8 +20,9 @@ import pytest
 import torch
 
 from fmlib import exercises
-from fmlib.exercises import ____, _check
+from fmlib.exercises import ____, _limits, _progress
 from fmlib.exercises._blank import Blank, holds_blank
+from fmlib.exercises._questions import Choice, Function, Number, Wrong
 
 ROOT = Path(__file__).parents[2]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))
@@ -32,7 +38,7 @@ potential = exercises.bregman.strictly_convex
 @pytest.fixture(autouse=True)
 def own_progress(tmp_path, monkeypatch):
     monkeypatch.setenv("FMLIB_PROGRESS", str(tmp_path / "progress.json"))
-    monkeypatch.setattr(_check, "SECONDS", 3.0)
+    monkeypatch.setattr(_limits, "SECONDS", 3.0)
 
 
 def answer_of(source: str):
@@ -63,17 +69,41 @@ def test_every_right_answer_passes(q, capsys):
 
 @by_key
 def test_every_wrong_answer_gets_its_message(q, capsys):
-    assert len(set(q.wrongs)) >= 3
-    for source, part in q.wrongs:
+    assert len({wrong.message for wrong in q.wrongs}) == len(q.wrongs)
+    for wrong in q.wrongs:
+        outcome = q.check(wrong.answer)
+        assert (outcome.kind, outcome.message) == ("wrong", wrong.message), wrong.source
+        assert len(wrong.message) > 40
+
+
+@by_key
+def test_every_other_wrong_answer_is_told_what_it_says(q, capsys):
+    assert len(set(q.wrongs)) + len(set(q.other_wrongs)) >= 3
+    for source, part in q.other_wrongs:
         outcome = q.check(answer_of(source))
         assert outcome.kind in ("wrong", "error"), source
         assert len(part) >= 8 and part in outcome.message, (source, outcome.message)
 
 
-@by_key
-def test_every_foreseen_mistake_has_a_wrong_answer_that_meets_it(q, capsys):
-    met = {q.check(answer_of(source)).message for source, _ in q.wrongs}
-    assert {message for _, message in getattr(q, "mistakes", ())} <= met
+@pytest.mark.parametrize(
+    "key, source, part",
+    [
+        ("basics.velocity_of_linear_path", "lambda x_0, x_1, t: torch.lerp(x_0, x_1, t[:, None])", "the position X_t"),
+        ("basics.velocity_of_linear_path", "lambda a, b, t: (b - a) * t[:, None]", "the way covered so far"),
+        ("basics.velocity_of_linear_path", "lambda a, b, t: (1 - t)[:, None] * (b - a)", "the way that is left"),
+        ("basics.velocity_of_linear_path", "lambda a, b, t: b.add(a)", "A sign is lost"),
+        ("basics.psi_half", "lambda y, t, m, s: m / 2 + (1 + s * s) ** 0.5 / 2 * y", "takes y for a point at time 0"),
+        ("basics.psi_half", "lambda y, t, m, s: torch.add(y, m, alpha=0.5 - t)", "kept the spread"),
+        ("kinetic.gap_as_loss", "torch.nn.functional.mse_loss", "d times too small"),
+        ("kinetic.gap_as_loss", "lambda v, u: (v**2 - u**2).sum(1).mean()", "not the difference of the squares"),
+        ("kinetic.gap_as_loss", "lambda v, u: (v * v).sum(-1).mean()", "This is the bound"),
+        ("kinetic.gap_as_loss", "lambda v, u: (u * u).sum(-1).mean()", "This is the kinetic energy"),
+        ("gaussian.one_step_to_data", "lambda x, u, t: x + (t - 1) * u", "the direction is not"),
+    ],
+)
+def test_a_wrong_answer_is_known_however_it_is_written(key, source, part, capsys):
+    module, name = key.split(".")
+    assert part in getattr(getattr(exercises, module), name).check(eval(source)).message
 
 
 @by_key
@@ -101,7 +131,7 @@ def test_texts_are_in_form(q):
 
 @by_key
 def test_options_are_lettered_and_every_wrong_one_says_why(q):
-    if not isinstance(q, _check.Choice):
+    if not isinstance(q, Choice):
         return
     assert list(q.options) == list("abcd")
     reasons = [reason for _, reason in q.options.values() if reason]
@@ -211,6 +241,90 @@ def test_addresses_never_appear(capsys):
     assert "0x" not in capsys.readouterr().out
 
 
+# ---- whole numbers ---------------------------------------------------------------------------------------------------
+
+
+def token_cases(draw: torch.Generator) -> list[tuple]:
+    """Target tokens (batch, length), a mask token, and times (batch,); the last case is a single long row."""
+    shapes = [(6, 5), (3, 1), (1, 40)]
+    return [(torch.randint(9, s, generator=draw), 2**53 + 2, torch.rand(s[0], dtype=torch.float64)) for s in shapes]
+
+
+MASKED = "def answer(x_1, mask, t):\n    return torch.where(x_1 > 8 * t[:, None], mask, {})"
+tokens = Function(
+    key="tokens.masked",
+    number="9.1",
+    task="complete",
+    question="",
+    reference=MASKED.format("x_1"),
+    why="",
+    hints=(),
+    arguments=("x_1", "mask", "t"),
+    truth=lambda x_1, mask, t: x_1.masked_fill(x_1 > 8 * t[:, None], mask),
+    wrongs=(Wrong(MASKED.format("0"), "Zero is a token too."),),
+    cases=token_cases,
+)
+
+
+def test_whole_numbers_stay_whole_and_are_handed_over_as_they_are(capsys, monkeypatch):
+    monkeypatch.setattr(_progress, "record", lambda *_: "")
+    seen = set()
+
+    def answer(x_1, mask, t):
+        seen.add((x_1.dtype, type(mask), t.dtype))
+        return torch.tensor([[mask if k > 8 * s else k for k in row] for row, s in zip(x_1.tolist(), t, strict=True)])
+
+    assert tokens.check(answer).kind == "correct"
+    assert seen == {(torch.int64, int, torch.float64), (torch.int64, int, torch.float32)}
+
+
+@pytest.mark.parametrize(
+    "body, part",
+    [
+        ("torch.where(x_1 > 8 * t[:, None], mask, 0)", "Zero is a token too."),
+        ("x_1.masked_fill(x_1 > 8 * t[:, None], mask).int()", "expected is"),  # 2^53 + 2 does not fit
+        ("x_1.masked_fill(x_1 > 8 * t[:, None], mask).double()", "returns float64, and int64 is expected"),
+        ("x_1.masked_fill(x_1 > 8 * t[:, None], mask - 1)", f"{2**53 + 1}"),  # the same in double precision
+        ("x_1.masked_fill(x_1 > 8 * t[:, None], mask) + 1e-9", "expected is"),  # near is not equal
+        ("x_1.masked_fill(x_1 > 8 * t[:, None], mask)[0]", "returns shape (5,), and shape (6, 5) is expected"),
+        ("x_1.masked_fill_(x_1 > 8 * t[:, None], mask)", "changes its input x_1 in place"),
+        ("x_1 / 0", "NaN or infinity"),
+    ],
+)
+def test_whole_numbers_that_are_wrong(body, part, capsys):
+    outcome = tokens.check(eval(f"lambda x_1, mask, t: {body}"))
+    assert outcome.kind == "wrong" and part in outcome.message
+
+
+WHOLE = torch.arange(12).reshape(4, 3)
+
+
+@pytest.mark.parametrize(
+    "truth, x, answer, part",
+    [
+        (lambda x: x.float().softmax(1), WHOLE, lambda x: torch.softmax(x * 1.0, 1), "correct"),
+        (lambda x: x.float().mean(1), WHOLE, lambda x: x.double().mean(1), "returns float64, and float32 is expected"),
+        (lambda x: x.double().mean(1), WHOLE, lambda x: x.sum(1) / 3, "returns float32, and float64 is expected"),
+        (lambda x: x > 4, WHOLE, lambda x: 4 < x, "correct"),
+        (lambda x: x > 4, WHOLE, lambda x: (x > 4).long(), "returns int64, and bool is expected"),
+        (lambda x: x > 4, WHOLE, lambda x: x > 3, "you return [False, True, True]; expected is [False, False, True]"),
+        (lambda x: x.argmax(1), WHOLE.double(), lambda x: x.max(1)[1], "correct"),
+        (lambda x: x.argmax(1), WHOLE.double(), lambda x: x.argmin(1), "you return 0; expected is 2"),
+        (lambda x: x.argmax(1), WHOLE.double(), lambda x: x.argmax(1).to(x), "returns float64, and int64 is expected"),
+        (lambda x: ~x, WHOLE > 4, lambda x: x.logical_not(), "correct"),
+        (lambda x: ~x, WHOLE > 4, lambda x: 1 - x.float(), "returns float32, and bool is expected"),
+        (lambda x: x + 1, WHOLE.int(), lambda x: 1 + x, "correct"),
+        (lambda x: x + 1, WHOLE.int(), lambda x: x.long() + 1, "returns int64, and int32 is expected"),
+    ],
+)
+def test_results_of_other_dtypes_than_the_arguments(truth, x, answer, part, capsys, monkeypatch):
+    monkeypatch.setattr(_progress, "record", lambda *_: "")
+    texts = {"key": "", "number": "", "task": "", "question": "", "reference": "", "why": "", "hints": ()}
+    q = Function(**texts, arguments=("x",), truth=truth, cases=lambda draw: [(x,)])
+    outcome = q.check(answer)
+    assert outcome.kind == "correct" if part == "correct" else part in outcome.message
+
+
 # ---- time ------------------------------------------------------------------------------------------------------------
 
 FOREVER = """def answer(x_0, x_1, t):
@@ -222,14 +336,14 @@ FOREVER = """def answer(x_0, x_1, t):
 
 
 def test_an_endless_loop_is_stopped(monkeypatch, capsys):
-    monkeypatch.setattr(_check, "SECONDS", 0.2)
+    monkeypatch.setattr(_limits, "SECONDS", 0.2)
     outcome = velocity.check(answer_of(FOREVER))
     assert outcome.kind == "error" and "still running after 0.2 seconds" in outcome.message
     assert "in line" in outcome.message and "a loop that never ends" in outcome.message
 
 
 def test_an_endless_loop_is_stopped_off_the_main_thread(monkeypatch, capsys):
-    monkeypatch.setattr(_check, "SECONDS", 0.2)
+    monkeypatch.setattr(_limits, "SECONDS", 0.2)
     outcomes = []
     before = set(threading.enumerate())  # other tests may have left some, such as a progress bar's
     worker = threading.Thread(target=lambda: outcomes.append(velocity.check(answer_of(FOREVER))))
@@ -242,9 +356,58 @@ def test_an_endless_loop_is_stopped_off_the_main_thread(monkeypatch, capsys):
     assert not set(threading.enumerate()) - before
 
 
+SWALLOWS = """def answer(x_0, x_1, t):
+    end = time.monotonic() + 0.5
+    while time.monotonic() < end:
+        try:
+            sum(range(100))
+        except BaseException:
+            pass
+    return x_1 - x_0"""
+NESTED = """def answer(x_0, x_1, t):
+    while True:
+        try:
+            again()
+        except BaseException:
+            pass
+
+def again():
+    while True:
+        try:
+            sum(range(100))
+        except BaseException:
+            continue"""
+
+
+@pytest.mark.parametrize("seconds", [0.0001, 0.2])  # the shorter one ends before the answer begins, or soon after
+@pytest.mark.parametrize("source", [SWALLOWS, NESTED, SWALLOWS.replace("return x_1 - x_0", "raise ValueError")])
+def test_an_answer_that_swallows_its_end_is_stopped_all_the_same(source, seconds, monkeypatch, capsys):
+    monkeypatch.setattr(_limits, "SECONDS", seconds)
+    outcome = velocity.check(answer_of("import time\n" + source))
+    assert outcome.kind == "error" and "still running after" in outcome.message
+    assert seconds < 0.1 or "in line" in outcome.message
+
+
+def test_what_comes_after_the_end_does_not_count_off_the_main_thread(monkeypatch, capsys):
+    monkeypatch.setattr(_limits, "SECONDS", 0.1)
+    outcomes = []
+    before = set(threading.enumerate())
+    work = lambda: outcomes.append(velocity.check(answer_of("import time\n" + SWALLOWS)))  # noqa: E731
+    worker = threading.Thread(target=work)
+    worker.start()
+    worker.join(30)
+    assert outcomes[0].kind == "error" and "still running after" in outcomes[0].message
+    for thread in set(threading.enumerate()) - before:
+        thread.join(30)
+
+
+def test_a_right_answer_that_swallows_much_is_right(capsys):
+    assert velocity.check(answer_of("import time\n" + SWALLOWS.replace("0.5", "0.001"))).kind == "correct"
+
+
 def test_off_the_main_thread_answers_are_judged_alike(capsys):
     outcomes = []
-    sources = [velocity.reference, velocity.wrongs[0][0], FUNCTION + "    return 1 / 0"]
+    sources = [velocity.reference, velocity.wrongs[0].source, FUNCTION + "    return 1 / 0"]
     work = lambda: outcomes.extend(velocity.check(answer_of(source)) for source in sources)  # noqa: E731
     worker = threading.Thread(target=work)
     worker.start()
@@ -268,6 +431,37 @@ def test_somebody_elses_alarm_survives(capsys):
         signal.setitimer(signal.ITIMER_REAL, *before[1])
 
 
+def test_whatever_an_answer_raises_is_reported(capsys):
+    class Mine(BaseException):
+        pass
+
+    class Mute(Exception):
+        def __str__(self):
+            raise Mute
+
+    class Quits:
+        def __float__(self):
+            raise SystemExit(2)
+
+    for error in (Mine, Mute, GeneratorExit, SystemExit):
+
+        def answer(x_0, x_1, t):
+            raise error  # noqa: B023
+
+        assert error.__name__ in velocity.check(answer).message
+    assert number.check(Quits()).kind == "error"
+
+
+def test_an_endless_list_is_stopped_as_well(monkeypatch, capsys):
+    class Endless(list):
+        def __iter__(self):
+            while True:
+                yield 1
+
+    monkeypatch.setattr(_limits, "SECONDS", 0.1)
+    assert "still running" in number.check(Endless()).message
+
+
 def test_stop_in_the_notebook_still_stops(capsys):
     def answer(x_0, x_1, t):
         raise KeyboardInterrupt
@@ -288,10 +482,83 @@ def test_a_check_does_not_move_the_random_state(capsys):
     assert torch.equal(torch.get_rng_state(), before)
 
 
+def use_a_seed_of_ones_own():
+    torch.manual_seed(5)
+    np.random.seed(5)
+    random.seed(5)
+    return torch.rand(2).tolist(), np.random.rand(2).tolist(), random.random()
+
+
+HELD = []  # or the mode ends as its context is collected
+CHANGES = {  # what an answer changes, and how to see it
+    "default dtype": (lambda: torch.set_default_dtype(torch.float16), torch.get_default_dtype),
+    "default device": (lambda: torch.set_default_device("meta"), lambda: torch.empty(0).device),
+    "grad mode": (lambda: torch.set_grad_enabled(not torch.is_grad_enabled()), torch.is_grad_enabled),
+    "inference mode": (
+        lambda: HELD.append(contextlib.ExitStack()) or HELD[-1].enter_context(torch.inference_mode()),
+        lambda: (torch.is_inference_mode_enabled(), torch.is_grad_enabled(), torch.ones(1).is_inference()),
+    ),
+    "determinism": (
+        lambda: torch.set_deterministic_debug_mode("warn"),
+        lambda: (torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()),
+    ),
+    "threads": (lambda: torch.set_num_threads(torch.get_num_threads() + 1), torch.get_num_threads),
+    "recursion limit": (lambda: sys.setrecursionlimit(4321), sys.getrecursionlimit),
+    "folder": (lambda: os.chdir("/"), os.getcwd),
+    "environment": (
+        lambda: (os.environ.pop("FMLIB_PROGRESS"), os.environ.update(FMLIB_MADE_UP="1")),
+        lambda: (os.environ.get("FMLIB_PROGRESS"), os.environ.get("FMLIB_MADE_UP")),
+    ),
+    "warning filters": (lambda: warnings.simplefilter("ignore"), lambda: list(warnings.filters)),
+    "output": (lambda: setattr(sys, "stdout", sys.stderr), lambda: (sys.stdout, sys.stderr)),
+    "random state": (
+        use_a_seed_of_ones_own,
+        lambda: (torch.get_rng_state().tolist(), str(np.random.get_state()), random.getstate()),
+    ),
+}
+
+
+@pytest.mark.parametrize("end", ["return x_1 - x_0", "return None", "raise ValueError", "while True: pass"])
+@pytest.mark.parametrize("name", CHANGES)
+def test_what_an_answer_changes_is_put_back(name, end, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(_limits, "SECONDS", 0.2)
+    monkeypatch.chdir(tmp_path)
+    change, look = CHANGES[name]
+    seen = []
+    source = FUNCTION + f"    change()\n    seen.append(look())\n    {end}"
+    names = {"change": change, "look": look, "seen": seen}
+    exec(source, names)
+    torch.rand(3), np.random.rand(3), random.random()  # away from the seeds that a check begins with
+    before = look()
+    velocity.check(names["answer"])
+    assert seen and seen[0] != before, "the answer did change it"
+    assert look() == before
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode, torch.enable_grad])
+def test_a_check_works_in_any_grad_mode_and_leaves_it(mode, capsys):
+    with mode():
+        before = torch.is_grad_enabled(), torch.is_inference_mode_enabled()
+        assert potential.check(answer_of(potential.reference)).kind == "correct"
+        assert (torch.is_grad_enabled(), torch.is_inference_mode_enabled()) == before
+    assert torch.is_grad_enabled() and not torch.is_inference_mode_enabled()
+
+
+def test_a_folder_that_is_gone_stops_nothing(tmp_path, capsys, monkeypatch):
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    assert velocity.check(answer_of(velocity.reference)).kind == "correct"
+
+
 def test_two_checks_print_the_same(capsys):
-    for source in (FUNCTION + "    return x_1 - 1.1 * x_0", FUNCTION + "    return torch.rand(6, 2)"):
+    draws = ("torch.rand(6, 2)", "torch.tensor(np.random.rand(6, 2))", "x_1 * random.random()")
+    for body in ("x_1 - 1.1 * x_0", *draws):
+        source = f"import random\nimport numpy as np\n{FUNCTION}    return {body}"
         first = told(velocity, source)
-        torch.rand(5)
+        assert "you return" in first
+        torch.rand(5), np.random.rand(5), random.random()
         assert told(velocity, source) == first
 
 
@@ -306,8 +573,8 @@ def test_an_outcome_shows_nothing_itself(capsys):
 
 def test_output_is_wrapped_but_code_is_not(capsys):
     for q in EVERY:
-        for source, _ in q.wrongs:
-            q.check(answer_of(source))
+        for answer in [wrong.answer for wrong in q.wrongs] + [answer_of(source) for source, _ in q.other_wrongs]:
+            q.check(answer)
         q.solution()
         for _ in q.hints:
             q.hint()
@@ -347,8 +614,8 @@ def test_numbers_that_are_wrong(capsys):
 
 def test_no_mistake_is_near_the_truth_or_another_mistake():
     for q in EVERY:
-        if isinstance(q, _check.Number):
-            values = [q.expected, *(value for value, _ in q.mistakes)]
+        if isinstance(q, Number):
+            values = [q.expected, *(wrong.answer for wrong in q.wrongs)]
             assert all(abs(a - b) > 2 * q.within for i, a in enumerate(values) for b in values[:i]), q.key
 
 
@@ -480,11 +747,17 @@ def test_solved_fills_in_every_reference_and_leaves_the_rest():
 def test_exercises_are_light_and_fmlib_does_not_load_them():
     code = (
         "import sys, fmlib; assert 'fmlib.exercises' not in sys.modules; from fmlib import exercises;"
+        "assert not any('answer' in vars(wrong) for q in exercises.every() for wrong in q.wrongs);"  # not yet compiled
         "print(*{name.split('.')[0] for name in sys.modules})"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     heavy = {"matplotlib", "scipy", "sklearn", "ipywidgets", "IPython", "torchdiffeq", "pooch", "nbformat"}
     assert not heavy & set(done.stdout.split())
+
+
+def test_a_wrong_answer_is_compiled_once():
+    wrong = Wrong("answer = torch.ones(2)", "no")
+    assert "answer" not in vars(wrong) and wrong.answer is wrong.answer and wrong.answer.tolist() == [1, 1]
 
 
 def test_references_do_not_come_from_what_the_learner_could_call():
@@ -499,7 +772,7 @@ def test_references_do_not_come_from_what_the_learner_could_call():
 
 @pytest.fixture
 def file(tmp_path, monkeypatch):
-    monkeypatch.setattr(exercises._progress, "_said", set())
+    monkeypatch.setattr(_progress, "_said", set())
     return tmp_path / "progress.json"
 
 
@@ -511,6 +784,75 @@ def test_a_right_answer_is_remembered_and_a_wrong_one_does_not_undo_it(file, cap
     number.check(0.5)
     assert json.loads(file.read_text())["done"] == {"1.2": "basics.three_bumps", "1.6": "basics.half_turn"}
     assert file.read_text().startswith('{\n  "about"') and [p.name for p in file.parent.iterdir()] == [file.name]
+
+
+@pytest.mark.parametrize("keys", [["\u00b2", "\u0663.1", "1.x", "", "..", "\ud800", "9" * 5000, "1.\u00bd"]])
+def test_any_key_in_the_file_is_borne(keys, file, capsys):
+    file.write_text(json.dumps({"done": dict.fromkeys(keys, "somebody's")}))
+    assert choice.check("c").kind == "correct"
+    exercises.progress()
+    done = json.loads(file.read_text())["done"]
+    assert done == {**dict.fromkeys(keys, "somebody's"), "1.2": "basics.three_bumps"}
+    assert "[x] 1.2" in capsys.readouterr().out
+
+
+def test_exercises_are_kept_in_the_order_of_the_course(file):
+    for number in ("1.10", "2.1", "1.9", "10.1", "9.1", "1.1"):
+        _progress.record(number, "a.b")
+    assert list(json.loads(file.read_text())["done"]) == ["1.1", "1.9", "1.10", "2.1", "9.1", "10.1"]
+
+
+def test_a_byte_order_mark_is_no_damage(file, capsys):
+    file.write_bytes(b"\xef\xbb\xbf" + json.dumps({"done": {"1.6": "basics.half_turn"}}).encode())
+    choice.check("c")
+    assert json.loads(file.read_text())["done"] == {"1.2": "basics.three_bumps", "1.6": "basics.half_turn"}
+    assert [p.name for p in file.parent.iterdir()] == [file.name]
+
+
+NOTES = """
+import importlib.util, sys
+spec = importlib.util.spec_from_file_location("progress", sys.argv[1])
+progress = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(progress)  # the file alone, without torch, so that the two run at the same time
+progress.LOCK_SECONDS = 60
+sys.stdin.readline()
+for k in range(40):
+    trouble = progress.record(f"{sys.argv[2]}.{k}", "a.b")
+    assert not trouble, trouble
+"""
+
+
+def test_two_kernels_at_once_lose_nothing(file):
+    command = [sys.executable, "-c", NOTES, _progress.__file__]
+    kernels = [subprocess.Popen([*command, name], stdin=subprocess.PIPE, text=True) for name in ("1", "2")]
+    for kernel in kernels:  # both wait for this line
+        kernel.stdin.write("\n")
+        kernel.stdin.close()
+    assert [kernel.wait() for kernel in kernels] == [0, 0]
+    assert list(json.loads(file.read_text())["done"]) == [f"{name}.{k}" for name in "12" for k in range(40)]
+
+
+@pytest.mark.parametrize("trouble", ["held", "no folder", "not a file", "read-only"])
+def test_without_a_lock_progress_is_kept_all_the_same(trouble, file, tmp_path_factory, capsys, monkeypatch):
+    from filelock import FileLock
+
+    folder = tmp_path_factory.mktemp("locks")
+    lock = folder / f"fmlib-progress-{os.getuid()}.lock"
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    monkeypatch.setattr(_progress, "LOCK_SECONDS", 0.01)
+    held = FileLock(lock)
+    if trouble == "held":
+        held.acquire()
+    elif trouble == "no folder":
+        monkeypatch.setattr(tempfile, "gettempdir", lambda: (_ for _ in ()).throw(FileNotFoundError("no folder")))
+    elif trouble == "not a file":
+        lock.mkdir()
+    else:
+        refuse = lambda *_, **__: (_ for _ in ()).throw(OSError(30, "Read-only file system"))  # noqa: E731
+        monkeypatch.setattr(FileLock, "_acquire", refuse)
+    assert choice.check("c").kind == "correct"
+    assert capsys.readouterr().out.count("\n") < 8 and json.loads(file.read_text())["done"]["1.2"]
+    held.release()
 
 
 def test_progress_table(file, capsys):
@@ -562,7 +904,7 @@ def test_a_file_that_cannot_be_written_costs_one_sentence(file, capsys, monkeypa
     def refuse(*_):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(exercises._progress.os, "replace", refuse)
+    monkeypatch.setattr(_progress.os, "replace", refuse)
     assert choice.check("c").kind == "correct"
     out = capsys.readouterr().out.replace("\n", " ")
     assert "could not be saved (permission denied)" in out and not list(file.parent.iterdir())
@@ -570,7 +912,7 @@ def test_a_file_that_cannot_be_written_costs_one_sentence(file, capsys, monkeypa
 
 def test_a_read_only_file_is_not_replaced(file, capsys, monkeypatch):
     file.write_text('{"done": {}}')
-    monkeypatch.setattr(exercises._progress.os, "access", lambda *_: False)
+    monkeypatch.setattr(_progress.os, "access", lambda *_: False)
     choice.check("c")
     assert "read-only" in capsys.readouterr().out and file.read_text() == '{"done": {}}'
     assert [p.name for p in file.parent.iterdir()] == [file.name]
@@ -600,7 +942,7 @@ def test_by_default_progress_is_kept_in_the_home(file, tmp_path, capsys, monkeyp
 def test_a_write_that_is_cut_off_leaves_the_old_file(file, capsys, monkeypatch):
     choice.check("c")
     old = file.read_text()
-    monkeypatch.setattr(exercises._progress.os, "fsync", lambda _: (_ for _ in ()).throw(OSError(28, "No space left")))
+    monkeypatch.setattr(_progress.os, "fsync", lambda _: (_ for _ in ()).throw(OSError(28, "No space left")))
     number.check(0.588)
     assert "no space left" in capsys.readouterr().out and file.read_text() == old
     assert [p.name for p in file.parent.iterdir()] == [file.name]

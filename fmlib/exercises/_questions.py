@@ -1,28 +1,21 @@
-"""The engine of the exercises: it tries an answer safely and says in a sentence what is right or wrong with it.
+"""The kinds of question, and what each makes of an answer: a sentence that says what is right or wrong with it.
 
 An exercise never raises: whatever the learner hands in ends as one of the four kinds of `Outcome`.
 """
 
 import copy
-import ctypes
 import inspect
-import re
-import signal
-import textwrap
-import threading
-import time
-import traceback
+import math
 from collections.abc import Callable
-from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
-from fmlib.exercises import _progress
+from fmlib.exercises import _limits, _progress, _wording
 from fmlib.exercises._blank import Blank, ____, holds_blank, is_tensor
 
-SECONDS = 5.0  # how long a learner's code may run
 CORRECT, WRONG, OPEN, ERROR = "correct", "wrong", "not attempted", "error"
 
 
@@ -40,15 +33,26 @@ class Outcome:
         pass
 
 
-class _Stop(Exception):
+class Verdict(Exception):
     """Ends a check early with an outcome."""
 
     def __init__(self, kind: str, message: str):
         self.outcome = Outcome(kind, message)
 
 
-class _TooLong(BaseException):
-    """Raised inside the learner's code when its time is over; no `except Exception` there catches it."""
+@dataclass(frozen=True)
+class Wrong:
+    """A wrong answer that tempts: `source`, code that defines `answer`, and `message`, what is said of it."""
+
+    source: str
+    message: str
+
+    @cached_property
+    def answer(self):
+        """What the source defines; it is compiled when it is first asked for."""
+        names = {"torch": torch, "math": math}
+        exec(compile(self.source, "<a wrong answer>", "exec"), names)
+        return names["answer"]
 
 
 @dataclass(kw_only=True)
@@ -57,7 +61,9 @@ class Exercise:
 
     question and after: Markdown, before and after the options. given: the code with a blank, up to the definition of
     `answer`; reference: the same, solved. why: the explanation shown with the solution and a right answer.
-    rights, wrongs: source of differently written right answers, and of wrong ones with a part of their message, tests.
+    wrongs: the wrong answers that tempt; the first that agrees with the learner's says what is wrong with it.
+    rights, other_wrongs: for tests, source of differently written right answers, and of further wrong ones, each with
+    a part of what is said of it.
     """
 
     key: str
@@ -70,7 +76,8 @@ class Exercise:
     why: str
     hints: tuple[str, ...]
     rights: tuple[str, ...] = ()
-    wrongs: tuple[tuple[str, str], ...] = ()
+    wrongs: tuple[Wrong, ...] = ()
+    other_wrongs: tuple[tuple[str, str], ...] = ()
     _shown: int = field(default=0, init=False, repr=False)
 
     def __repr__(self) -> str:
@@ -98,17 +105,20 @@ class Exercise:
             outcome = (
                 self._judge_safely(answer) if not more else Outcome(WRONG, "Give `check` one answer, not several.")
             )
-        except Exception as error:  # something that no check foresaw; the notebook must go on
-            outcome = Outcome(ERROR, f"This answer cannot be examined ({_named(error)}). {self._expects()}")
+        except KeyboardInterrupt:  # the notebook's stop button
+            raise
+        except BaseException as error:  # something that no check foresaw; the notebook must go on
+            reason = _wording.error_text(error)
+            outcome = Outcome(ERROR, f"This answer cannot be examined ({reason}). {self._expects()}")
         if outcome.kind == OPEN:
             text = f"Exercise {self.number} is open. {outcome.message}"
         else:
             text = {CORRECT: "Correct. ", WRONG: "Not yet. ", ERROR: ""}[outcome.kind] + outcome.message
-        print(_wrap(text))
+        print(_wording.wrapped(text))
         if outcome.kind == CORRECT:
             trouble = _progress.record(self.number, self.key)
             if trouble:
-                print(_wrap(trouble))
+                print(_wording.wrapped(trouble))
         return outcome
 
     def hint(self, number: int | None = None) -> None:
@@ -121,11 +131,11 @@ class Exercise:
             print(f"There is no further hint, {count} is the last. q.solution() shows the answer and why.")
         else:
             self._shown = wanted
-            print(_wrap(f"Hint {wanted} of {count}: {self.hints[wanted - 1]}"))
+            print(_wording.wrapped(f"Hint {wanted} of {count}: {self.hints[wanted - 1]}"))
 
     def solution(self) -> None:
         """Print the answer and the reason."""
-        print(f"{self.reference}\n\n{_wrap(self.why)}")
+        print(f"{self.reference}\n\n{_wording.wrapped(self.why)}")
 
     def _cell(self, code: str) -> str:
         return f"q = exercises.{self.key}\n{code}\nq.check(answer)"
@@ -137,25 +147,27 @@ class Exercise:
         raise NotImplementedError
 
     def _judge(self, answer) -> str:
-        """The explanation of a right answer; raises _Stop for any other."""
+        """The explanation of a right answer; raises Verdict for any other."""
         raise NotImplementedError
 
     def _judge_safely(self, answer) -> Outcome:
-        if holds_blank(answer):
-            return Outcome(OPEN, _invitation())
-        with torch.random.fork_rng(devices=[]):  # an answer that draws must not change the notebook's later draws
-            torch.default_generator.manual_seed(0)
-            try:
-                return Outcome(CORRECT, _limited(lambda: self._judge(answer), SECONDS))
-            except _Stop as stop:
-                return stop.outcome
-            except _TooLong as error:
-                where = _line(error, answer)
-                return Outcome(
-                    ERROR,
-                    f"Your code was still running after {SECONDS:g} seconds and was stopped{where}. "
-                    "Is there a loop that never ends?",
-                )
+        def judged() -> str:
+            if answer is None or holds_blank(answer):
+                raise Verdict(OPEN, _wording.INVITATION)
+            return self._judge(answer)
+
+        try:
+            with _limits.undisturbed():
+                return Outcome(CORRECT, _limits.within(_limits.SECONDS, judged))
+        except Verdict as verdict:
+            return verdict.outcome
+        except _limits.TooLong as error:
+            where = _wording.error_line(error, answer)
+            return Outcome(
+                ERROR,
+                f"Your code was still running after {_limits.SECONDS:g} seconds and was stopped{where}. "
+                "Is there a loop that never ends?",
+            )
 
 
 @dataclass(kw_only=True, repr=False)
@@ -167,7 +179,7 @@ class Choice(Exercise):
     def __post_init__(self):
         self.right = next(letter for letter, (_, wrong) in self.options.items() if not wrong)
         self.rights = (f'answer = "{self.right}"', f'answer = " ({self.right.upper()}) "')
-        self.wrongs = tuple((f'answer = "{c}"', wrong) for c, (_, wrong) in self.options.items() if wrong)
+        self.wrongs = tuple(Wrong(f'answer = "{c}"', wrong) for c, (_, wrong) in self.options.items() if wrong)
 
     def _options(self) -> str:
         return "\n".join(f"- **{letter}**: {text}" for letter, (text, _) in self.options.items())
@@ -176,59 +188,51 @@ class Choice(Exercise):
         return f'Answer with one of the letters {", ".join(self.options)} in quotes, such as answer = "a".'
 
     def _judge(self, answer) -> str:
-        if answer is None:
-            raise _Stop(OPEN, _invitation())
         if not isinstance(answer, str):
-            raise _Stop(WRONG, f"You gave {_kind(answer)}. {self._expects()}")
+            raise Verdict(WRONG, f"You gave {_wording.described(answer)}. {self._expects()}")
         letter = answer.strip().strip("().").lower()
         if letter not in self.options:
-            raise _Stop(WRONG, f"There is no option {_cut(repr(answer), 20)}. {self._expects()}")
+            raise Verdict(WRONG, f"There is no option {_wording.shortened(repr(answer), 20)}. {self._expects()}")
         wrong = self.options[letter][1]
         if wrong:
-            raise _Stop(WRONG, wrong)
+            raise Verdict(WRONG, wrong)
         return self.why
 
 
 @dataclass(kw_only=True, repr=False)
 class Number(Exercise):
-    """A number. mistakes: (value, message) for wrong values that tempt; otherwise: what to say of any other value."""
+    """A number, right if no more than `within` from `expected`. otherwise: what to say of a value not foreseen."""
 
     expected: float
     within: float
-    mistakes: tuple[tuple[float, str], ...]
     otherwise: str
-
-    def __post_init__(self):
-        self.wrongs = tuple((f"answer = {value}", message) for value, message in self.mistakes)
 
     def _expects(self) -> str:
         return "This exercise asks for a number, such as answer = 0.25."
 
     def _judge(self, answer) -> str:
-        if answer is None:
-            raise _Stop(OPEN, _invitation())
         value = self._number(answer)
         if abs(value - self.expected) <= self.within:
             return self.why
-        for mistaken, message in self.mistakes:
-            if abs(value - mistaken) <= self.within:
-                raise _Stop(WRONG, message)
+        for wrong in self.wrongs:
+            if abs(value - wrong.answer) <= self.within:
+                raise Verdict(WRONG, wrong.message)
         size = "too large" if value > self.expected else "too small"
         if abs(value - self.expected) <= 3 * self.within:
-            raise _Stop(WRONG, f"Close, but {value:.4g} is a little {size}: give one more digit, or a fraction.")
-        raise _Stop(WRONG, f"{value:.4g} is {size}. {self.otherwise}")
+            raise Verdict(WRONG, f"Close, but {value:.4g} is a little {size}: give one more digit, or a fraction.")
+        raise Verdict(WRONG, f"{value:.4g} is {size}. {self.otherwise}")
 
     def _number(self, answer) -> float:
         if is_tensor(answer) and answer.numel() != 1:
-            raise _Stop(WRONG, f"You gave a tensor of shape {tuple(answer.shape)}. {self._expects()}")
+            raise Verdict(WRONG, f"You gave a tensor of shape {tuple(answer.shape)}. {self._expects()}")
         if isinstance(answer, (bool, str, complex)) or (callable(answer) and not is_tensor(answer)):
-            raise _Stop(WRONG, f"You gave {_kind(answer)}. {self._expects()}")
+            raise Verdict(WRONG, f"You gave {_wording.described(answer)}. {self._expects()}")
         try:
             value = float(answer)
         except Exception:
-            raise _Stop(WRONG, f"You gave {_kind(answer)}. {self._expects()}") from None
+            raise Verdict(WRONG, f"You gave {_wording.described(answer)}. {self._expects()}") from None
         if value != value or abs(value) == float("inf"):
-            raise _Stop(WRONG, f"Your answer is {value}. Was there a division by zero, or a ____ left in it?")
+            raise Verdict(WRONG, f"Your answer is {value}. Was there a division by zero, or a ____ left in it?")
         return value
 
 
@@ -242,11 +246,9 @@ class Code(Exercise):
         return f"This exercise asks for a function answer({', '.join(self.arguments)})."
 
     def _judge(self, answer) -> str:
-        if answer is None:
-            raise _Stop(OPEN, _invitation())
         if not callable(answer):
             advice = " Give the function itself, q.check(answer), and do not call it." if is_tensor(answer) else ""
-            raise _Stop(WRONG, f"You gave {_kind(answer)}. {self._expects()}{advice}")
+            raise Verdict(WRONG, f"You gave {_wording.described(answer)}. {self._expects()}{advice}")
         try:
             signature = inspect.signature(answer)
         except (TypeError, ValueError):
@@ -255,10 +257,10 @@ class Code(Exercise):
             try:
                 signature.bind(*self.arguments)
             except TypeError:
-                raise _Stop(
+                raise Verdict(
                     WRONG,
                     f"Your function must take {len(self.arguments)} arguments, ({', '.join(self.arguments)}); "
-                    f"it takes {_cut(str(signature), 80)}.",
+                    f"it takes {_wording.shortened(str(signature), 80)}.",
                 ) from None
         self._examine(answer)
         return self.why
@@ -267,34 +269,36 @@ class Code(Exercise):
         raise NotImplementedError
 
     def _call(self, answer: Callable, arguments: tuple) -> Tensor:
-        """The tensor that `answer` returns; raises _Stop if it is none, or if it raises or changes its input."""
+        """The tensor that `answer` returns; raises Verdict if it is none, or if it raises or changes its input."""
         given = tuple(a.clone() if is_tensor(a) else copy.copy(a) for a in arguments)
         uses = Blank.uses
         try:
             value = answer(*given)
-        except (Exception, SystemExit) as error:
+        except (KeyboardInterrupt, _limits.TooLong):
+            raise
+        except BaseException as error:
             if Blank.uses > uses:
-                raise _Stop(OPEN, _invitation()) from None
-            raise _Stop(ERROR, self._explain(error, answer, arguments)) from None
+                raise Verdict(OPEN, _wording.INVITATION) from None
+            raise Verdict(ERROR, self._explain(error, answer, arguments)) from None
         if Blank.uses > uses or holds_blank(value):
-            raise _Stop(OPEN, _invitation())
+            raise Verdict(OPEN, _wording.INVITATION)
         for name, before, after in zip(self.arguments, arguments, given, strict=True):
             if is_tensor(before) and not torch.equal(before, after):
-                raise _Stop(
+                raise Verdict(
                     WRONG,
                     f"Your function changes its input {name} in place, as `{name} += ...` does. The caller still needs "
                     f"it: write {name} = {name} + ... or use a new name.",
                 )
         if value is None:
-            raise _Stop(WRONG, "Your function returns None. Is a `return` missing?")
+            raise Verdict(WRONG, "Your function returns None. Is a `return` missing?")
         if not is_tensor(value):
-            raise _Stop(WRONG, f"Your function returns {_kind(value)}. It must return a torch tensor.")
+            raise Verdict(WRONG, f"Your function returns {_wording.described(value)}. It must return a torch tensor.")
         if value.is_complex():
-            raise _Stop(WRONG, "Your function returns complex numbers. Is there a root of a negative number?")
+            raise Verdict(WRONG, "Your function returns complex numbers. Is there a root of a negative number?")
         return value.cpu()
 
     def _explain(self, error: BaseException, answer: Callable, arguments: tuple) -> str:
-        text = f"Your code stopped with {_named(error)}{_line(error, answer) or '.'}"
+        text = f"Your code stopped with {_wording.error_text(error)}{_wording.error_line(error, answer) or '.'}"
         t = dict(zip(self.arguments, arguments, strict=True)).get("t")
         if "must match the size of tensor" in str(error) and is_tensor(t) and t.ndim == 1:
             text += "\nHere t has shape (batch,). Write t[:, None] to make it a column, which goes with (batch, d)."
@@ -303,14 +307,13 @@ class Code(Exercise):
 
 @dataclass(kw_only=True, repr=False)
 class Function(Code):
-    """A function that must agree with `truth` on every case.
+    """A function that must agree with `truth` on every case, in values, shape and dtype.
 
-    cases(generator): argument tuples whose tensors are float64; each is tried in float64 and in float32.
-    mistakes: (function, message) for wrong formulas that tempt; an answer that agrees with one gets its message.
+    cases(generator): argument tuples. Their floating tensors are float64, and each case is tried in float64 and in
+    float32; all else, such as tokens and labels, is handed over as it is. An integer or boolean truth is met exactly.
     """
 
     truth: Callable
-    mistakes: tuple[tuple[Callable, str], ...]
     cases: Callable[[torch.Generator], list[tuple]]
 
     def _examine(self, answer: Callable) -> None:
@@ -322,51 +325,64 @@ class Function(Code):
             expected = [self.truth(*case) for case in wide]
             tolerance = 1e-7 if dtype == torch.float64 else 1e-3
             if not _agree(got, expected, tolerance):
-                for mistake, message in self.mistakes:
-                    if _agree(got, [mistake(*case) for case in wide], tolerance):
-                        raise _Stop(WRONG, message)
+                for wrong in self.wrongs:
+                    if _agree(got, [wrong.answer(*case) for case in wide], tolerance):
+                        raise Verdict(WRONG, wrong.message)
                 for case, value, right in zip(wide, got, expected, strict=True):
                     self._compare(case, value, right, tolerance)
-            for value in got:
-                if value.dtype != dtype:
-                    raise _Stop(
-                        WRONG,
-                        f"The numbers are right, but for {_short(dtype)} input your function returns "
-                        f"{_short(value.dtype)}. Keep the dtype of the input: no .float(), .double() or float64 "
-                        "constants.",
-                    )
+            for case, value, right in zip(inputs, got, expected, strict=True):
+                self._compare_dtypes(case, value, right, dtype)
 
     def _compare(self, case: tuple, value: Tensor, right: Tensor, tolerance: float) -> None:
+        value = value.detach()
         if value.shape != right.shape:
             first = next((n, a) for n, a in zip(self.arguments, case, strict=True) if is_tensor(a))
-            raise _Stop(
+            raise Verdict(
                 WRONG,
                 f"For {first[0]} of shape {tuple(first[1].shape)} your function returns shape {tuple(value.shape)}, "
                 f"and shape {tuple(right.shape)} is expected.",
             )
-        value = value.detach().double()
-        if not torch.isfinite(value).all():
-            raise _Stop(
+        if not torch.isfinite(value.double()).all():
+            raise Verdict(
                 WRONG,
                 "Your function returns NaN or infinity. Is there a division by zero, or a root or logarithm of a "
                 "negative number?",
             )
         if not _agree([value], [right], tolerance):
-            gap = (value - right).abs()
-            row = int(gap.flatten(1).amax(1).argmax()) if gap.ndim > 1 else 0
-            shown = [f"{n} = {_numbers(a, row, len(right) if right.ndim else 0)}" for n, a in self._shown_inputs(case)]
+            gap = (value.double() - right.double()).abs()
+            row, batch = int(gap.flatten(1).amax(1).argmax()) if gap.ndim > 1 else 0, len(right) if right.ndim else 0
+            shown = [f"{n} = {_wording.numbers(a, row, batch)}" for n, a in self._shown_inputs(case)]
             at = f"For {', '.join(shown)} you return" if right.ndim else "On random input you return"
-            raise _Stop(
+            raise Verdict(
                 WRONG,
-                f"{at} {_numbers(value, row, len(right) if right.ndim else 0)}; expected is "
-                f"{_numbers(right, row, len(right) if right.ndim else 0)}. q.hint() helps.",
+                f"{at} {_wording.numbers(value, row, batch)}; expected is {_wording.numbers(right, row, batch)}. "
+                "q.hint() helps.",
+            )
+
+    def _compare_dtypes(self, case: tuple, value: Tensor, right: Tensor, dtype: torch.dtype) -> None:
+        follows = _floating(right) and any(_floating(a) for a in case)  # the result's dtype is to be the input's
+        if follows and value.dtype != dtype:
+            raise Verdict(
+                WRONG,
+                f"The numbers are right, but for {_wording.dtype_name(dtype)} input your function returns "
+                f"{_wording.dtype_name(value.dtype)}. Keep the dtype of the input: no .float(), .double() or float64 "
+                "constants.",
+            )
+        if not follows and value.dtype != right.dtype:
+            raise Verdict(
+                WRONG,
+                f"The numbers are right, but your function returns {_wording.dtype_name(value.dtype)}, and "
+                f"{_wording.dtype_name(right.dtype)} is expected.",
             )
 
     def _shown_inputs(self, case: tuple) -> list[tuple]:
         """The arguments that can be printed: numbers, and tensors with one row for each point."""
-        batch = len(case[0])
-        pairs = zip(self.arguments, case, strict=True)
-        return [(n, a) for n, a in pairs if not is_tensor(a) or a.ndim == 0 or len(a) == batch]
+        batch = next(len(a) for a in case if is_tensor(a) and a.ndim)
+
+        def printable(a) -> bool:
+            return a.ndim == 0 or len(a) == batch if is_tensor(a) else isinstance(a, (int, float))
+
+        return [(n, a) for n, a in zip(self.arguments, case, strict=True) if printable(a)]
 
 
 @dataclass(kw_only=True, repr=False)
@@ -378,119 +394,26 @@ class Property(Code):
     def _examine(self, answer: Callable) -> None:
         problem = self.examine(lambda *arguments: self._call(answer, arguments))
         if problem:
-            raise _Stop(WRONG, problem)
+            raise Verdict(WRONG, problem)
 
 
-def _invitation() -> str:
-    return (
-        "Replace ____ by your answer and run this cell again. q.hint() gives a hint, q.solution() shows the answer "
-        "and why."
-    )
-
-
-def _limited(work: Callable, seconds: float):
-    """work(), ended by _TooLong after `seconds`: by an alarm on the main thread, elsewhere in a thread that is left."""
-    if hasattr(signal, "setitimer") and threading.current_thread() is threading.main_thread():
-        with _alarm(seconds):
-            return work()
-    box = {}
-
-    def run():
-        try:
-            box["value"] = work()
-        except BaseException as error:  # handed on to the caller, below
-            box["error"] = error
-
-    thread = threading.Thread(target=run, daemon=True)
-    thread.start()
-    thread.join(seconds)
-    if thread.is_alive():  # ask it to stop; a loop in Python does, at its next step
-        ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident), ctypes.py_object(_TooLong))
-        thread.join(1)
-        raise box.get("error") or _TooLong()
-    if "error" in box:
-        raise box["error"]
-    return box["value"]
-
-
-@contextmanager
-def _alarm(seconds: float):
-    def ring(number, frame):
-        raise _TooLong
-
-    handler = signal.signal(signal.SIGALRM, ring)
-    begin = time.monotonic()
-    left, interval = signal.setitimer(signal.ITIMER_REAL, seconds)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, handler)
-        if left:  # somebody else's alarm, such as a test runner's: let it go on
-            signal.setitimer(signal.ITIMER_REAL, max(left - (time.monotonic() - begin), 0.001), interval)
-
-
-def _line(error: BaseException, answer) -> str:
-    """ ", in line 3:" and that line, the deepest one that lies in the file (or cell) of `answer`."""
-    code = getattr(inspect.unwrap(answer), "__code__", None) if callable(answer) else None
-    frames = [f for f in traceback.extract_tb(error.__traceback__) if code and f.filename == code.co_filename]
-    if not frames:
-        return ""
-    source = (frames[-1].line or "").strip()
-    return f", in line {frames[-1].lineno}" + (f":\n    {_cut(source, 84)}" if source else "")
-
-
-def _named(error: BaseException) -> str:
-    """The error in one line that is the same every time: without addresses."""
-    text = re.sub(r" at 0x[0-9a-fA-F]+", "", str(error)).strip().split("\n")[0]
-    return type(error).__name__ + (f": {_cut(text, 200)}" if text else "")
-
-
-def _kind(value) -> str:
-    name = type(value).__name__
-    if is_tensor(value):
-        return f"a tensor of shape {tuple(value.shape)}"
-    if callable(value):
-        return "a function"
-    known = {"str": "a string in quotes", "bool": "True or False", "ndarray": "a NumPy array"}
-    known["complex"] = "a complex number"
-    return known.get(name) or f"{'an' if name[0].lower() in 'aeiou' else 'a'} {name}"
+def _floating(value) -> bool:
+    return is_tensor(value) and value.is_floating_point()
 
 
 def _cast(case: tuple, dtype: torch.dtype) -> tuple:
-    return tuple(a.to(dtype) if is_tensor(a) else a for a in case)
+    return tuple(a.to(dtype) if _floating(a) else a for a in case)
 
 
 def _agree(got: list[Tensor], expected: list[Tensor], tolerance: float) -> bool:
-    return all(
-        a.shape == b.shape and torch.allclose(a.detach().double(), b, rtol=tolerance, atol=tolerance)
-        for a, b in zip(got, expected, strict=True)
-    )
+    """Have both the same shapes and values? Whole numbers must be equal, others within the tolerance."""
+    return all(_close(a.detach(), b.detach(), tolerance) for a, b in zip(got, expected, strict=True))
 
 
-def _short(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
-
-
-def _numbers(value, row: int, batch: int) -> str:
-    """A number, or row `row` of a tensor with `batch` rows, to three digits; of a long row the first few."""
-    if not is_tensor(value):
-        return f"{value:.3g}"
-    if value.ndim and len(value) == batch:
-        value = value[row]
-    flat = [f"{v + 0.0:.3g}" for v in value.flatten().tolist()]
-    if len(flat) == 1:
-        return flat[0]
-    return f"[{', '.join(flat[:4])}{', ...' if len(flat) > 4 else ''}]"
-
-
-def _cut(text: str, length: int) -> str:
-    return text if len(text) <= length else text[: length - 3] + "..."
-
-
-def _wrap(text: str) -> str:
-    """Lines of at most 88 columns; a line that begins with spaces is code and stays."""
-    return "\n".join(
-        line if line.startswith(" ") else textwrap.fill(line, 88, break_long_words=False, break_on_hyphens=False)
-        for line in text.split("\n")
-    )
+def _close(a: Tensor, b: Tensor, tolerance: float) -> bool:
+    if a.shape != b.shape:
+        return False
+    if _floating(b):
+        tolerance = tolerance if b.dtype == torch.float64 else 1e-3
+        return torch.allclose(a.double(), b.double(), rtol=tolerance, atol=tolerance)
+    return bool((a == b).all())
