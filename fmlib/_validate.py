@@ -7,6 +7,7 @@ it would fall into pieces there.
 """
 
 import math
+import operator
 
 import torch
 from torch import Tensor
@@ -85,21 +86,27 @@ def time(t: float | Tensor, x: Tensor) -> Tensor:
     return torch.full((), float(t), dtype=x.dtype, device=x.device)
 
 
-def times(t: tuple[float, float]) -> tuple[float, float]:
-    """Return the interval `t` = (start, end) as floats if both lie in [0, 1] and they differ."""
+def times(t: tuple[float, float], dtype: torch.dtype = torch.float64) -> tuple[float, float]:
+    """Return the interval `t` = (start, end) as floats if both lie in [0, 1] and they differ, in `dtype` too."""
     try:
         start, end = (float(value) for value in t)
     except (TypeError, ValueError):
         raise TypeError(f"t must be a pair (start, end) of numbers, got {t!r}") from None
     if not (0 <= start <= 1 and 0 <= end <= 1) or start == end:
         raise ValueError(f"t must be two different times in [0, 1], got ({start:g}, {end:g})")
+    if torch.tensor(start, dtype=dtype) == torch.tensor(end, dtype=dtype):
+        raise ValueError(f"t must be two times that differ in {dtype}, got ({start!r}, {end!r})")
     return start, end
 
 
 def count(name: str, value: int, minimum: int = 1) -> int:
-    """Return `value` if it is an integer of at least `minimum`."""
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name} must be an integer, got {value!r}")
+    """Return `value` as an int if it is an integer, NumPy's too, of at least `minimum`."""
+    try:
+        if isinstance(value, bool | Tensor):
+            raise TypeError
+        value = operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name} must be an integer, got {value!r}") from None
     if value < minimum:
         raise ValueError(f"{name} must be at least {minimum}, got {value}")
     return value

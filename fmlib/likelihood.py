@@ -8,6 +8,8 @@ from torch import Tensor
 
 from fmlib import _validate, sampling, solvers
 
+COARSE = torch.finfo(torch.bfloat16).eps
+
 
 def log_likelihood(
     velocity,
@@ -34,7 +36,12 @@ def log_likelihood(
     E[e^T (du/dx) e] from `probes` random vectors e of a 'rademacher' (+-1) or 'gaussian' law, drawn once for each
     trajectory (Grathwohl et al. 2018, "FFJORD", section 3.1). differentiable: keep the graph, so that -log_likelihood
     is a loss to train on; a network that changes fast in time learns to cheat a coarse grid, so check such a one with
-    other `steps`. chunk: as in `sample`. Raises TypeError or ValueError for anything else.
+    other `steps`. chunk: as in `sample`.
+
+    A velocity other than a rowwise network (`sampling.is_rowwise`) is tried first: ValueError if it gives a point two
+    values (dropout or batch normalisation in training mode), or if autograd's derivative along a random direction is
+    not the quotient of differences, at the first, middle and last step: some of its gradient is then hidden, and its
+    divergence not known. Raises TypeError or ValueError for anything else.
 
     >>> log_likelihood(lambda x, t: 0 * x, torch.zeros(1, 2))  # of N(0, I) at 0: -log(2 pi)
     tensor([-1.8379])
@@ -113,9 +120,10 @@ class _Flow:
         self.steps = _validate.count("steps", steps)
         self.step = solvers.FIXED[_validate.choice("method", method, solvers.FIXED)]
         self.weights = solvers.WEIGHTS[method]
-        self.field = sampling.Field(velocity, x.shape, condition)
+        self.field = solvers.Field(velocity, x.shape, condition)
         self.differentiable, self.x, self.probes = differentiable, x, None
         self.rows = len(x) if differentiable else sampling.rows_together(chunk, velocity, x)
+        self.tried = not sampling.is_rowwise_network(velocity)
 
     def estimate(self, divergence: str, probes: int, noise: str, generator) -> None:
         """Draw the vectors e that estimate the divergence, (probes, batch, *dims), unless it is to be exact."""
@@ -130,7 +138,7 @@ class _Flow:
         """The end of the trajectory from x, and the integral of the divergence along it, (batch,)."""
         with torch.inference_mode(False):  # derivatives are needed even where nothing is to be recorded
             condition = {name: _ordinary(value) for name, value in self.field.condition.items()}
-            self.field = sampling.Field(self.field.function, x.shape, condition)
+            self.field = solvers.Field(self.field.function, x.shape, condition)
             self.probes = _ordinary(self.probes)
             return self._parts(_ordinary(x), t)
 
@@ -140,14 +148,19 @@ class _Flow:
         for i in range(0, len(x), self.rows):
             field = self.field.rows(i, i + self.rows)
             probes = None if self.probes is None else self.probes[:, i : i + self.rows]
-            parts.append(self._follow(field, probes, x[i : i + self.rows], times))
+            parts.append(self._follow(field, probes, x[i : i + self.rows], times, try_it=self.tried and i == 0))
         ends, integrals = zip(*parts, strict=True)
         return torch.cat(ends), torch.cat(integrals)
 
-    def _follow(self, field: sampling.Field, probes: Tensor | None, x: Tensor, times: Tensor) -> tuple[Tensor, Tensor]:
+    def _follow(self, field: solvers.Field, probes: Tensor | None, x: Tensor, times: Tensor, try_it: bool):
         integral, moments = x.new_zeros(len(x)), times.unbind()
+        tried_at = {0, self.steps // 2, self.steps - 1} if try_it else ()
+        if try_it:
+            _check_one_value(field, x, moments[0])
         with torch.set_grad_enabled(self.differentiable):
-            for now, then in zip(moments[:-1], moments[1:], strict=True):
+            for k, (now, then) in enumerate(zip(moments[:-1], moments[1:], strict=True)):
+                if k in tried_at:
+                    _check_gradient(field, x, now, k)
                 weights, seen = iter(self.weights), []
 
                 def stage(x, t, weights=weights, seen=seen):
@@ -169,14 +182,13 @@ def _ordinary(value):
 
 
 def _with_divergence(
-    field: sampling.Field, x: Tensor, t: Tensor, probes: Tensor | None, keep: bool
+    field: solvers.Field, x: Tensor, t: Tensor, probes: Tensor | None, keep: bool
 ) -> tuple[Tensor, Tensor]:
     """u_t(x) and its divergence, or the estimate of it from `probes`, (batch,); with their graphs if `keep`."""
     with torch.enable_grad():
         x = x if keep and x.requires_grad else x.detach().requires_grad_()
         u = field(x, t)
-        if not u.requires_grad:
-            _check_constant(field, x, t, u)
+        if not u.requires_grad:  # the same wherever x goes
             return u, u.new_zeros(len(u))
         # One reverse pass for each vector: from the output back to x, the derivatives with respect to the weights are
         # not computed. Measured faster than forward mode and than one pass for all vectors at once, on CPUs.
@@ -186,20 +198,80 @@ def _with_divergence(
             e = _basis(u, i) if probes is None else probes[i]
             keeps = {"retain_graph": keep or i < last, "create_graph": keep}
             (product,) = torch.autograd.grad(u, x, e, allow_unused=True, **keeps)
-            if product is None:  # u has a graph, of its weights, that does not lead back to x
-                _check_constant(field, x, t, u)
-                product = torch.zeros_like(x)
+            product = torch.zeros_like(x) if product is None else product  # a graph of weights only
             total = total + (
                 product.flatten(1)[:, i] if probes is None else (e * product).flatten(1).sum(1) / len(probes)
             )
     return (u, total) if keep else (u.detach(), total.detach())
 
 
-def _check_constant(field: sampling.Field, x: Tensor, t: Tensor, u: Tensor) -> None:
-    """Raise unless u_t = u wherever x goes: the divergence is then zero, and otherwise not known."""
-    moved = x + torch.rand(x.shape, dtype=x.dtype, generator=torch.Generator().manual_seed(0)).to(x.device)
-    if not torch.equal(field(moved, t), u):
-        raise ValueError("velocity stops gradients (no_grad or detach inside?), so its divergence is not known")
+def _check_one_value(field: solvers.Field, x: Tensor, t: Tensor) -> None:
+    """Raise if the first half of the rows has two values: asked twice, and beside other rows in the second half."""
+    kept = (len(x) + 1) // 2
+    other = torch.cat([x[:kept], x[:1].expand_as(x[kept:])]).detach()
+    with torch.no_grad():
+        first, second = field(x, t)[:kept], field(other, t)[:kept]
+    gap, size = (first - second).abs().max(), first.abs().max()
+    if bool(gap > 1e-3 * size):
+        raise ValueError(
+            f"velocity gives one point two values, {gap.item():.2g} apart (dropout or batch normalisation in training "
+            "mode, or rows that depend on each other?), so it has no density"
+        )
+
+
+def _check_gradient(field: solvers.Field, x: Tensor, t: Tensor, seed: int = 0) -> None:
+    """Raise if autograd does not see all of du/dx, in float64 where the velocity can be computed in it.
+
+    A row fails only if it does so at three points close by: a right velocity may have a kink at one or two.
+    """
+    draw, failed = torch.Generator().manual_seed(seed), True
+    x, t, eps = _finest(field, x.detach(), t.detach())
+    for _ in range(3):
+        e, shift = (torch.randn(x.shape, generator=draw).to(x) for _ in range(2))
+        hidden, coarse = _hidden(field, x, t, e, shift, eps)
+        if coarse and eps < COARSE:  # it rounds inside: take steps that are longer than that
+            hidden, _ = _hidden(field, x, t, e, shift, COARSE)
+        failed = failed & hidden
+        if not bool(failed.any()):
+            return
+    raise ValueError("velocity stops gradients (no_grad or detach inside?), so its divergence is not known")
+
+
+def _hidden(field: solvers.Field, x: Tensor, t: Tensor, e: Tensor, shift: Tensor, eps: float) -> tuple[Tensor, bool]:
+    """For which rows e^T (du/dx) e by autograd is not what differences say, near x: booleans, (batch,).
+
+    One step of differences tells the derivative, and a second of twice the length how far to trust it: what curvature,
+    kinks and rounding change moves the one against the other, and a hidden gradient does not. eps: the relative
+    rounding error of u. The second value says that some of u stood still where it should have moved.
+    """
+    size = x.abs().mean() + (x == 0).all()  # of x, or 1 if x is zero
+    h = eps ** (1 / 3) * size
+    with torch.enable_grad():
+        point = (x + 10 * h * shift).requires_grad_()
+        u = field(point, t)
+        slope = torch.autograd.grad(u, point, e, allow_unused=True)[0] if u.requires_grad else None
+    with torch.no_grad():
+        once, twice = ((field(point + k * h * e, t) - u) / (k * h) for k in (1, 2))
+        noise = 20 * eps / h * u.abs()
+        if slope is None:  # no way from u back to x: then u must be constant
+            return (once.abs() > noise).flatten(1).any(1), False
+        still = (once == 0) & (twice == 0) & (slope != 0)
+        apart = (once - twice).abs()
+        noise = noise + 10 * (apart + apart.nanmedian()) + 0.005 * torch.maximum(once.abs(), slope.abs())
+        gap = (e * (slope - once)).flatten(1).sum(1).abs()
+        return gap > (e.abs() * noise).flatten(1).sum(1), bool(still.double().mean() > 0.01)
+
+
+def _finest(field: solvers.Field, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor, float]:
+    """x and t in float64 if the velocity can be computed in it, else as they are; and its relative rounding error."""
+    with torch.no_grad():
+        try:
+            if field.function(x.double(), t.double(), **field.condition).dtype == torch.float64:
+                return x.double(), t.double(), torch.finfo(torch.float64).eps
+        except Exception:  # whatever it was: what is wrong with x itself is said by the next call
+            pass
+        found = field.function(x, t, **field.condition).dtype
+    return x, t, max(torch.finfo(dtype).eps for dtype in (found, x.dtype))
 
 
 def _basis(u: Tensor, i: int) -> Tensor:

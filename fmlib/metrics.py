@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fmlib import _validate, sampling
+from fmlib import _validate, sampling, solvers
 
 # For torch.cdist: from the differences x - y, not as |x|^2 + |y|^2 - 2 x.y, which loses the small distances
 EXACT = "donot_use_mm_for_euclid_dist"
@@ -104,7 +104,9 @@ def straightness(velocity, x_0: Tensor, *, steps: int = 100, method: str = "rk4"
 
 def _energy(velocity, x_0: Tensor, mean, steps: int, method: str, condition: dict) -> Tensor:
     """int_0^1 ||u_t(X_t) - mean||^2 dt along each trajectory, by a coordinate that grows at this rate."""
-    field = sampling.Field(velocity, _validate.batch("x_0", x_0).shape, condition)
+    if method is solvers.maruyama or getattr(method, "forward_only", False):
+        raise ValueError("method must follow the velocity alone: the energy is one more coordinate of the ODE")
+    field = solvers.Field(velocity, _validate.batch("x_0", x_0).shape, condition)
 
     def grown(state: Tensor, t: Tensor) -> Tensor:
         u = field(state[:, :-1].reshape(x_0.shape), t).flatten(1)

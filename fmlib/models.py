@@ -1,6 +1,7 @@
 """Small networks with one call signature, velocity(x, t, **condition), t a number, () or (batch,).
 
-`MLP` and `ResidualMLP` take points x (batch, dim), `UNet` images x (batch, channels, height, width).
+`MLP` and `ResidualMLP` take points x (batch, dim), `UNet` images x (batch, channels, height, width). All say
+`rowwise = True`, so that `sampling.sample` may take rows in parts (`sampling.is_rowwise`).
 """
 
 import math
@@ -34,6 +35,8 @@ class MLP(nn.Module):
     torch.Size([5, 2])
     """
 
+    rowwise = True
+
     def __init__(self, dim: int, width: int = 128, depth: int = 3):
         super().__init__()
         self.config = {"dim": dim, "width": width, "depth": _validate.count("depth", depth)}
@@ -43,7 +46,7 @@ class MLP(nn.Module):
         self.layers = nn.Sequential(*layers, nn.Linear(width, dim))
 
     def forward(self, x: Tensor, t: float | Tensor) -> Tensor:
-        _check_input(x, (self.config["dim"],))
+        _check_input(x, (self.config["dim"],), self.layers[0].weight)
         features = self.time(_validate.time(t, x)).expand(len(x), -1)
         return self.layers(torch.cat([x, features], 1))
 
@@ -61,6 +64,8 @@ class ResidualMLP(nn.Module):
     torch.Size([3, 64])
     """
 
+    rowwise = True
+
     def __init__(self, dim: int, width: int = 192, blocks: int = 4, classes: int | None = None):
         super().__init__()
         self.config = {"dim": dim, "width": width, "blocks": blocks, "classes": classes}
@@ -72,7 +77,7 @@ class ResidualMLP(nn.Module):
         _zero(self.gain)
 
     def forward(self, x: Tensor, t: float | Tensor, label: Tensor | None = None) -> Tensor:
-        _check_input(x, (self.config["dim"],))
+        _check_input(x, (self.config["dim"],), self.enter.weight)
         context = self.embed(x, t, label)
         h = self.enter(x)
         for block in self.blocks:
@@ -131,6 +136,8 @@ class UNet(nn.Module):
     torch.Size([2, 1, 28, 28])
     """
 
+    rowwise = True
+
     def __init__(self, shape: tuple[int, int, int], width: int = 32, classes: int | None = None):
         super().__init__()
         channels, *sides = shape
@@ -156,7 +163,7 @@ class UNet(nn.Module):
         _zero(self.gain)
 
     def forward(self, x: Tensor, t: float | Tensor, label: Tensor | None = None) -> Tensor:
-        _check_input(x, tuple(self.config["shape"]))
+        _check_input(x, tuple(self.config["shape"]), self.enter.weight)
         context = self.embed(x, t, label)
         h = self.enter(x).contiguous(memory_format=torch.channels_last)  # the layout in which convolutions are fast
         fine = self.down_1(h, context)
@@ -211,9 +218,12 @@ def _zero(layer: nn.Linear | nn.Conv2d) -> None:
     nn.init.zeros_(layer.bias)
 
 
-def _check_input(x: Tensor, shape: tuple[int, ...]) -> None:
+def _check_input(x: Tensor, shape: tuple[int, ...], weight: Tensor) -> None:
     if x.shape[1:] != shape:
         raise ValueError(f"x must have shape (batch, {', '.join(map(str, shape))}), got {tuple(x.shape)}")
+    if x.dtype != weight.dtype and not torch.is_autocast_enabled(x.device.type):
+        came, own = (str(dtype).removeprefix("torch.") for dtype in (x.dtype, weight.dtype))
+        raise TypeError(f"x is {came} and the network's weights are {own}: convert one of them")
 
 
 def parameter_count(model: nn.Module) -> int:

@@ -1,10 +1,10 @@
-"""Drawing samples, and measuring their density: follow a velocity from the source to the target, or back."""
+"""Drawing samples: follow a velocity from the source to the target, or back."""
 
 from contextlib import nullcontext
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fmlib import _validate, devices, solvers
 
@@ -24,17 +24,12 @@ def sample(
     velocity,
     x_0: Tensor,
     *,
-    steps: int = 50,
-    method: str = "midpoint",
+    steps: int | Tensor = 50,
+    method="midpoint",
     t: tuple[float, float] = (0.0, 1.0),
     return_path: bool = False,
     every: int = 1,
     differentiable: bool = False,
-    score=None,
-    noise=1.0,
-    generator: torch.Generator | None = None,
-    rtol: float = 1e-5,
-    atol: float = 1e-5,
     chunk: int | str | None = "auto",
     precision: str = "float32",
     compile: bool = False,
@@ -43,133 +38,109 @@ def sample(
     """Solve dx/dt = velocity(x, t) from x(t[0]) = x_0 to t[1] and return x(t[1]), of the shape of `x_0`.
 
     velocity: any callable (x, t, **condition) -> tensor of the shape of x: a network, a closed form, a sum of both.
-    x_0: (batch, *dims), float32 or float64. steps: equal time steps (adaptive: saved intervals).
-    method: a fixed-step method ('euler', 'midpoint', 'heun', 'rk4'), an adaptive one ('dopri5', ..., with `rtol` and
-    `atol`), or 'euler_maruyama', which adds noise g_t = `noise` and needs the `score`, a callable like `velocity`, and,
-    if runs are to repeat, a `generator`. t: two different times in [0, 1]; t=(1, 0) runs back to the source.
+    x_0: (batch, *dims), float32 or float64. steps: equal time steps (adaptive: saved intervals), or a floating tensor
+    of strictly rising times in [0, 1], (steps + 1,), which then say where the way starts and ends.
+    method: one of
+    - a fixed-step method: 'euler', 'midpoint', 'heun', 'rk4';
+    - an adaptive one: 'dopri5', 'dopri8', 'bosh3', 'adaptive_heun', or with options `solvers.dopri5(rtol=1e-8)`;
+    - `solvers.maruyama(score, noise, generator)`, which adds noise; the score is given the same condition;
+    - your own step, a function (velocity, x, t, s) -> x that moves x from time t to time s, both 0-d tensors.
+    t: two different times in [0, 1]; t=(1, 0) runs back to the source.
     return_path: return a `Trajectory` with every `every`-th point (a divisor of `steps`), and no others in memory.
-    differentiable: keep the graph, for gradients through the solver; otherwise none is built, and a module is not
-    switched between training and evaluation mode.
+    differentiable: keep the graph, for gradients through the solver, to `x_0`, weights and a grid of times; otherwise
+    none is built, and a module is not switched between training and evaluation mode.
 
-    chunk: rows that go through all steps together, so that what they need stays in the cache; 'auto' chooses for a
-    network of `fmlib.models` on the CPU, None takes all. A number is for a velocity that treats rows one by one;
-    a condition is cut alike if it is a tensor with as many rows as the batch. Adaptive methods, 'euler_maruyama' and
-    `differentiable` take all rows at once. precision: of the velocity's matrix products, 'float32', 'bf16' or 'auto'
-    (`devices.precision_of`). compile: let torch.compile rewrite the velocity. Small batches of such a network on a GPU
-    run as a CUDA graph.
+    chunk: rows that go through all steps together, so that what they need stays in the cache; 'auto' chooses on the CPU
+    for a fixed-step method and a velocity with the attribute `rowwise = True` (see `is_rowwise`), and None takes all. A
+    number is for any velocity that treats rows one by one, and any step. A condition is cut alike if it is a tensor
+    with as many rows as the batch. Adaptive methods and `differentiable` take all rows at once. precision: of the
+    velocity's matrix products, 'float32', 'bf16' or 'auto' (`devices.precision_of`). compile: let torch.compile rewrite
+    the velocity. Small batches of a rowwise network on a GPU run as a CUDA graph.
     Raises TypeError or ValueError for anything else; nothing is broadcast.
 
     >>> sample(lambda x, t: -x, torch.ones(1, 1), steps=100, method="rk4")  # e^{-1}
     tensor([[0.3679]])
+
+    A step of one's own: Euler's, and then back to the unit circle.
+
+    >>> def on_circle(velocity, x, t, s):
+    ...     return torch.nn.functional.normalize(x + (s - t) * velocity(x, t))
+    >>> turn = lambda x, t: torch.stack([-x[:, 1], x[:, 0]], 1)  # by an angle of 1
+    >>> sample(turn, torch.tensor([[1.0, 0.0]]), method=on_circle, steps=1000)
+    tensor([[0.5403, 0.8415]])
     """
-    _validate.state("x_0", x_0)
+    solver = solvers.solver_of(method)
     if chunk not in (None, "auto"):
         _validate.count("chunk", chunk)
-    for name, value in [("steps", steps), ("every", every)]:
-        _validate.count(name, value)
-    if steps % every:
-        raise ValueError(f"every must divide the number of steps, got {every} and {steps}")
-    start, end = _validate.times(t)
-    _validate.choice("method", method, [*solvers.FIXED, *solvers.ADAPTIVE, "euler_maruyama"])
-    if (method == "euler_maruyama") != (score is not None):
-        raise ValueError(f"score is for method 'euler_maruyama', which needs it; got {method!r} and score={score!r}")
-    if score is None and (callable(noise) or noise != 1):
-        raise ValueError(f"noise is for method 'euler_maruyama', got it with {method!r}")
-    if score is not None and end < start:
-        raise ValueError(f"method 'euler_maruyama' runs forward in time only, got t=({start:g}, {end:g})")
+    times = _times(steps, t, _validate.state("x_0", x_0), differentiable)
+    every = _validate.count("every", every)
+    if (len(times) - 1) % every:
+        raise ValueError(f"every must divide the number of steps, got {every} and {len(times) - 1}")
 
-    times = torch.linspace(start, end, steps + 1, dtype=x_0.dtype, device=x_0.device)
     kept = every if return_path else None
-    field = Field(torch.compile(velocity) if compile else velocity, x_0.shape, condition)
+    field = solvers.Field(torch.compile(velocity) if compile else velocity, x_0.shape, condition)
+    adaptive, fixed = isinstance(solver, solvers.Adaptive), solver in solvers.FIXED.values()
+    fast = is_rowwise_network(velocity) and not differentiable and (adaptive or fixed)
     on_device = torch.cuda.device(x_0.device) if x_0.is_cuda else nullcontext()
-    with on_device, _recording(differentiable, velocity, score), autocast(x_0, precision):
-        if method in solvers.ADAPTIVE:
+    # Without a graph autograd still works inside a velocity or a step. In a network that says so none does: inference
+    # mode, which would forbid it, saves a tenth of the time.
+    recording = torch.inference_mode() if fast else torch.set_grad_enabled(differentiable)
+    with on_device, recording, autocast(x_0, precision):
+        if adaptive:
             moments = times[::every] if return_path else times[[0, -1]]
-            points, nfe = solvers.solve_adaptive(field, x_0, moments, method, rtol, atol)
+            points, nfe = solvers.solve_adaptive(solver, field, x_0, moments)
             points = points if return_path else points[-1]
-        elif method == "euler_maruyama":
-            drift = Field(score, x_0.shape, condition, "score")
-            points, nfe = solvers.euler_maruyama(field, drift, x_0, times, noise, generator, kept), steps
+        elif fast and x_0.is_cuda and x_0.numel() < GRAPHED:
+            points = solvers.solve_graphed(solver, field, x_0, times, kept)
+            nfe = (len(times) - 1) * solvers.EVALUATIONS[solver.__name__]
         else:
-            nfe = steps * solvers.EVALUATIONS[method]
-            solve = solvers.solve
-            if _ours(velocity) and x_0.is_cuda and x_0.numel() < GRAPHED and not differentiable:
-                solve = solvers.solve_graphed
-            rows = len(x_0) if differentiable else rows_together(chunk, velocity, x_0)
-            points = _in_chunks(lambda field, x: solve(field, x, times, method, kept), field, x_0, rows, return_path)
+            chunk = None if differentiable or (chunk == "auto" and not fixed) else chunk
+            rows = rows_together(chunk, velocity, x_0)
+            points, nfe = _in_chunks(solver, field, x_0, times, kept, rows)
     if points.is_inference():
         points = points.clone()  # an ordinary tensor again, which may be trained on
     return Trajectory(times[::every], points, nfe) if return_path else points
 
 
-def sample_ode(
-    velocity,
-    x_0: Tensor,
-    *,
-    method: str = "dopri5",
-    times: Tensor | None = None,
-    rtol: float = 1e-5,
-    atol: float = 1e-5,
-    differentiable: bool = False,
-    **condition,
-) -> Trajectory:
-    """Solve dx/dt = velocity(x, t) with error control, and return the points at `times` with the NFE spent.
+def _times(steps, t, x_0: Tensor, differentiable: bool) -> Tensor:
+    """The times between the steps, in the format and on the device of `x_0`: an equal grid, or the one that came."""
+    start, end = _validate.times(t, x_0.dtype)
+    if not isinstance(steps, Tensor):
+        steps = _validate.count("steps", steps)
+        times = torch.linspace(start, end, steps + 1, dtype=x_0.dtype)
+        if not bool((times.diff() * (end - start) > 0).all()):
+            raise ValueError(f"steps must be few enough for times that differ in {x_0.dtype}, got {steps} in t={t}")
+        return times.to(x_0.device, non_blocking=True)
+    if not steps.is_floating_point() or steps.ndim != 1 or len(steps) < 2:
+        came = f"{steps.dtype} of shape {tuple(steps.shape)}"
+        raise TypeError(f"steps must be an integer or a floating tensor of two or more times, got {came}")
+    if (start, end) != (0.0, 1.0):
+        raise ValueError(f"t is for a number of steps, which has no times of its own, got t={t} with a grid of times")
+    times = steps.to(x_0) if differentiable else steps.detach().to(x_0)
+    values = times.detach().cpu()
+    rises = torch.cat([values.diff() > 0, torch.tensor([True])])
+    bad = ~rises | ~((values >= 0) & (values <= 1))
+    if bad.any():
+        first = int(bad.nonzero()[0])
+        came = " then ".join(f"{value:.9g}" for value in values[first : first + 2].tolist())
+        raise ValueError(f"steps must be times that rise strictly within [0, 1], in {x_0.dtype}, got {came}")
+    return times
 
-    times: (k + 1,), two or more, in [0, 1], rising or falling; default 0 and 1. method: one of `solvers.ADAPTIVE`. The
-    rest as in `sample`; rtol and atol bound the error of each step over the whole batch.
 
-    >>> sample_ode(lambda x, t: -x, torch.ones(1, 1), rtol=1e-6, atol=1e-6).x[-1]
-    tensor([[0.3679]])
+def is_rowwise(velocity) -> bool:
+    """Whether a velocity, or its class, has the attribute `rowwise = True`.
+
+    It promises that a row of the result depends on that row of x, t and the condition alone, and that the same work is
+    done at every time; `parameters()` then tells its width. A subclass, whose `forward` may do anything, must say so
+    anew. An nn.Module promises besides that it keeps the graph from x to its result, and differentiates nothing itself.
     """
-    _validate.state("x_0", x_0)
-    times = torch.tensor([0.0, 1.0]) if times is None else times
-    if not isinstance(times, Tensor) or times.ndim != 1 or len(times) < 2 or not times.is_floating_point():
-        raise TypeError(f"times must be a floating tensor of shape (k + 1,) with k >= 1, got {times!r}")
-    gaps = times.diff()
-    if not ((gaps > 0).all() or (gaps < 0).all()) or not ((times >= 0) & (times <= 1)).all():
-        raise ValueError(f"times must rise or fall strictly within [0, 1], got {times.tolist()}"[:200])
-    times = times.to(x_0)
-    field = Field(velocity, x_0.shape, condition)
-    with torch.set_grad_enabled(differentiable):
-        points, nfe = solvers.solve_adaptive(field, x_0, times, method, rtol, atol)
-    return Trajectory(times, points, nfe)
+    said = "rowwise" in vars(type(velocity)) or "rowwise" in getattr(velocity, "__dict__", {})
+    return said and velocity.rowwise is True
 
 
-class Field:
-    """A velocity with its condition filled in; a result of another shape is an error, never a broadcast."""
-
-    def __init__(self, function, shape: torch.Size, condition: dict, name: str = "velocity"):
-        if not callable(function):
-            raise TypeError(f"{name} must be a callable (x, t), got {type(function).__name__}")
-        self.function, self.shape, self.condition, self.name = function, shape, condition, name
-
-    def __call__(self, x: Tensor, t: Tensor) -> Tensor:
-        value = self.function(x, t, **self.condition)
-        if not isinstance(value, Tensor) or value.shape != x.shape:
-            came = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
-            raise ValueError(f"{self.name} must return a tensor of shape {tuple(x.shape)}, got {came}")
-        return value.to(x.dtype)
-
-    def rows(self, start: int, stop: int) -> "Field":
-        """The same field for some rows of the batch: a condition that has a value for each is cut alike."""
-        n, condition = self.shape[0], dict(self.condition)
-        for name, value in condition.items():
-            if isinstance(value, Tensor) and value.ndim and len(value) == n:
-                condition[name] = value[start:stop]
-        return Field(self.function, self.shape, condition, self.name)
-
-
-def _recording(differentiable: bool, velocity, score):
-    """Whether autograd records. Off, it still works inside the velocity (a guided one may use it), unless the velocity
-    is a network of this package, none of which does: inference mode is a little faster. A score may use it too."""
-    if not differentiable and _ours(velocity) and score is None:
-        return torch.inference_mode()
-    return torch.set_grad_enabled(differentiable)
-
-
-def _ours(velocity) -> bool:
-    """Whether it is a network of this package: those treat rows one by one and do the same work at every time."""
-    return type(velocity).__module__ == "fmlib.models"
+def is_rowwise_network(velocity) -> bool:
+    """Whether it is an nn.Module that promises to be rowwise, as those of `fmlib.models` do."""
+    return isinstance(velocity, nn.Module) and is_rowwise(velocity)
 
 
 def autocast(x: Tensor, precision: str):
@@ -186,19 +157,22 @@ def rows_together(chunk: int | str | None, velocity, x_0: Tensor) -> int:
         return len(x_0)
     if chunk != "auto":
         return _validate.count("chunk", chunk)
-    if not _ours(velocity) or x_0.device.type != "cpu" or len(x_0) <= FEW:
+    if not is_rowwise(velocity) or x_0.device.type != "cpu" or len(x_0) <= FEW:
         return len(x_0)
     # What the widest layer puts out should fit the second-level cache of the cores that share the work
-    width = max([p.shape[0] for p in velocity.parameters() if p.ndim > 1], default=1)
+    parameters = velocity.parameters() if callable(getattr(velocity, "parameters", None)) else ()
+    width = max([p.shape[0] for p in parameters if p.ndim > 1], default=1)
     pixels = x_0[0, 0].numel() if x_0.ndim > 2 else 1
     cache = torch.cpu.get_capabilities().get("l2_cache_size") or 2**20
     size = 2 if torch.is_autocast_enabled("cpu") else x_0.element_size()
     return max(FEW, cache * torch.get_num_threads() // (width * pixels * size))
 
 
-def _in_chunks(solve, field: Field, x_0: Tensor, rows: int, return_path: bool) -> Tensor:
+def _in_chunks(step, field: solvers.Field, x_0: Tensor, times: Tensor, kept: int | None, rows: int):
+    """The points of all rows, `rows` of them at a time, and the evaluations that a row has cost."""
     if rows >= len(x_0):
-        return solve(field, x_0)
+        return solvers.follow(step, field, x_0, times, kept), field.calls
     starts = range(0, len(x_0), rows)
-    parts = [solve(field.rows(i, i + rows), x_0[i : i + rows]) for i in starts]
-    return torch.cat(parts, 1 if return_path else 0)
+    fields = [field.rows(i, i + rows) for i in starts]
+    parts = [solvers.follow(step, part, x_0[i : i + rows], times, kept) for i, part in zip(starts, fields, strict=True)]
+    return torch.cat(parts, 1 if kept else 0), max(part.calls for part in fields)

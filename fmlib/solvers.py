@@ -1,12 +1,19 @@
 """Solvers of dx/dt = velocity(x, t): one function each, read from top to bottom.
 
-A fixed-step method is a function (velocity, x, t, s) -> x that moves x from time t to time s in one step. Times are 0-d
-tensors, so no step reads a value back from an accelerator, and s may be smaller than t.
+A step is any function (velocity, x, t, s) -> x that moves x from time t to time s. Times are 0-d tensors, so no step
+reads a value back from an accelerator, and s may be smaller than t. One's own step is used like those below:
+
+>>> def lazy(velocity, x, t, s):
+...     return x + (s - t) / 2 * velocity(x, t)
+>>> follow(lazy, lambda x, t: torch.ones_like(x), torch.zeros(1, 1), torch.tensor([0.0, 0.5, 1.0]))
+tensor([[0.5000]])
+
 Orders and tableaux: Hairer, Norsett & Wanner 1993, "Solving Ordinary Differential Equations I", section II.1.
 """
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -14,6 +21,57 @@ from torch import Tensor
 from fmlib import _validate
 
 Velocity = Callable[[Tensor, Tensor], Tensor]
+Step = Callable[[Velocity, Tensor, Tensor, Tensor], Tensor]
+
+
+class Field:
+    """A velocity with its condition filled in, which counts its calls; a wrong result is an error, never a broadcast.
+
+    This is what `sample` hands to a step: `.condition` holds the keywords, for whatever else has to hear of them.
+    """
+
+    def __init__(self, function, shape: torch.Size, condition: dict, name: str = "velocity"):
+        if not callable(function):
+            raise TypeError(f"{name} must be a callable (x, t), got {type(function).__name__}")
+        self.function, self.shape, self.condition, self.name, self.calls = function, shape, condition, name, 0
+
+    def __call__(self, x: Tensor, t: Tensor) -> Tensor:
+        self.calls += 1
+        try:
+            value = self.function(x, t, **self.condition)
+        except RuntimeError as error:
+            if "type" in str(error):  # "must have the same dtype", "expected scalar type", "Input type"
+                _explain_formats(self.function, x)
+            raise
+        if not isinstance(value, Tensor) or value.shape != x.shape:
+            came = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+            raise ValueError(f"{self.name} must return a tensor of shape {tuple(x.shape)}, got {came}")
+        if not value.is_floating_point():
+            raise TypeError(f"{self.name} must return a floating tensor, got {value.dtype}")
+        if value.device != x.device:
+            raise ValueError(f"{self.name} must return a tensor on {x.device}, got {value.device}")
+        return value.to(x.dtype)
+
+    def rows(self, start: int, stop: int) -> "Field":
+        """The same field for some rows of the batch: a condition that has a value for each is cut alike."""
+        n, condition = self.shape[0], dict(self.condition)
+        for name, value in condition.items():
+            if isinstance(value, Tensor) and value.ndim and len(value) == n:
+                condition[name] = value[start:stop]
+        return Field(self.function, self.shape, condition, self.name)
+
+
+def _explain_formats(function, x: Tensor) -> None:
+    """Raise a clearer error if the call failed and no weight of a network has the format of x."""
+    parameters = function.parameters() if callable(getattr(function, "parameters", None)) else ()
+    formats = {p.dtype for p in parameters if p.is_floating_point()}
+    if formats and x.dtype not in formats:
+        came = " and ".join(sorted(_short(dtype) for dtype in formats))
+        raise TypeError(f"x_0 is {_short(x.dtype)} and the network's weights are {came}: convert one of them")
+
+
+def _short(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def euler(velocity: Velocity, x: Tensor, t: Tensor, s: Tensor) -> Tensor:
@@ -56,32 +114,138 @@ FIXED = {"euler": euler, "midpoint": midpoint, "heun": heun, "rk4": rk4}
 # What each evaluation within a step contributes to the step: x <- x + h sum_j w_j u_j
 WEIGHTS = {"euler": (1.0,), "midpoint": (0.0, 1.0), "heun": (0.5, 0.5), "rk4": (1 / 6, 1 / 3, 1 / 3, 1 / 6)}
 EVALUATIONS = {name: len(weights) for name, weights in WEIGHTS.items()}
-ADAPTIVE = ("dopri5", "dopri8", "bosh3", "adaptive_heun")
 
 
-def solve(velocity: Velocity, x_0: Tensor, times: Tensor, method: str = "midpoint", every: int | None = None) -> Tensor:
-    """Follow dx/dt = velocity(x, t) from times[0] to times[-1], one step between neighbours.
+def maruyama(score, noise: float | Callable[[Tensor], Tensor] = 1.0, generator: torch.Generator | None = None) -> Step:
+    """The Euler-Maruyama step for dX = (u_t(X) + g_t^2 / 2 grad log p_t(X)) dt + g_t dW, of the flow's marginals p_t.
+
+    score: grad log p_t, a callable (x, t, **condition) that is given the same condition as the velocity. noise: g_t, a
+    number or a function of the 0-d tensor t. generator: for runs that repeat. The score term exactly balances the
+    spreading of the noise (Song et al. 2021, "Score-Based Generative Modeling through SDEs", section 4.3, read
+    backwards). Forward in time only. Strong and weak order 1, as g does not depend on x. Raises TypeError or ValueError
+    for a score that returns anything but a tensor like x, and for a noise that is no number.
+
+    >>> step = maruyama(lambda x, t: -x, noise=0.5, generator=torch.Generator().manual_seed(0))
+    >>> follow(step, lambda x, t: 0 * x, torch.zeros(3, 1), torch.tensor([0.0, 0.5, 1.0])).shape
+    torch.Size([3, 1])
+    """
+    if not callable(score):
+        raise TypeError(f"score must be a callable (x, t), got {type(score).__name__}")
+
+    def step(velocity: Velocity, x: Tensor, t: Tensor, s: Tensor) -> Tensor:
+        drift = Field(score, x.shape, getattr(velocity, "condition", {}), "score")
+        g, h = _amount(noise, t), s - t
+        kick = torch.randn(x.shape, dtype=x.dtype, device=x.device, generator=generator)
+        return x + h * (velocity(x, t) + g**2 / 2 * drift(x, t)) + g * h.sqrt() * kick
+
+    step.forward_only = True
+    return step
+
+
+def _amount(noise, t: Tensor):
+    g = noise(t) if callable(noise) else noise
+    number = isinstance(g, int | float) and math.isfinite(g)
+    if not number and not (isinstance(g, Tensor) and g.ndim == 0):
+        came = f"a tensor of shape {tuple(g.shape)}" if isinstance(g, Tensor) else repr(g)
+        raise ValueError(f"noise must be, or return, a finite number or a 0-d tensor, got {came}")
+    return g
+
+
+@dataclass(frozen=True)
+class Adaptive:
+    """A method with error control (torchdiffeq's), which chooses its own steps; write `dopri5(rtol=1e-8)`.
+
+    rtol, atol: the local error may be atol + rtol |x|, over the whole batch at once. max_nfe: evaluations of the
+    velocity after which it gives up, with an error.
+    """
+
+    method: str
+    rtol: float = 1e-5
+    atol: float = 1e-5
+    max_nfe: int = 20_000
+
+    def __post_init__(self):
+        _validate.choice("method", self.method, ADAPTIVE)
+        _validate.positive("rtol", self.rtol)
+        _validate.positive("atol", self.atol)
+        _validate.count("max_nfe", self.max_nfe)
+
+
+def dopri5(rtol: float = 1e-5, atol: float = 1e-5, max_nfe: int = 20_000) -> Adaptive:
+    """Dormand & Prince's method of order 5, the usual choice. Options as of `Adaptive`."""
+    return Adaptive("dopri5", rtol, atol, max_nfe)
+
+
+def dopri8(rtol: float = 1e-5, atol: float = 1e-5, max_nfe: int = 20_000) -> Adaptive:
+    """Dormand & Prince's method of order 8, for tolerances near rounding. Options as of `Adaptive`."""
+    return Adaptive("dopri8", rtol, atol, max_nfe)
+
+
+def bosh3(rtol: float = 1e-5, atol: float = 1e-5, max_nfe: int = 20_000) -> Adaptive:
+    """Bogacki & Shampine's method of order 3, for coarse tolerances. Options as of `Adaptive`."""
+    return Adaptive("bosh3", rtol, atol, max_nfe)
+
+
+def adaptive_heun(rtol: float = 1e-5, atol: float = 1e-5, max_nfe: int = 20_000) -> Adaptive:
+    """Heun's method with Euler's inside for the error, order 2. Options as of `Adaptive`."""
+    return Adaptive("adaptive_heun", rtol, atol, max_nfe)
+
+
+ADAPTIVE = {"dopri5": dopri5, "dopri8": dopri8, "bosh3": bosh3, "adaptive_heun": adaptive_heun}
+
+
+def solver_of(method) -> Step | Adaptive:
+    """The step or the adaptive method that `method` says: a name of one, or itself. TypeError or ValueError otherwise.
+
+    >>> solver_of("rk4") is rk4, solver_of("dopri5") == dopri5()
+    (True, True)
+    """
+    if method == "euler_maruyama" or method is maruyama:
+        raise ValueError("method 'euler_maruyama' needs the score: write method=solvers.maruyama(score)")
+    if isinstance(method, str):
+        _validate.choice("method", method, [*FIXED, *ADAPTIVE])
+        return FIXED[method] if method in FIXED else ADAPTIVE[method]()
+    if any(method is known for known in ADAPTIVE.values()):
+        return method()
+    if not isinstance(method, Adaptive) and not callable(method):
+        raise TypeError(f"method must be a name, a step (velocity, x, t, s) -> x or an Adaptive, got {method!r}")
+    return method
+
+
+def follow(step: Step, velocity: Velocity, x_0: Tensor, times: Tensor, every: int | None = None) -> Tensor:
+    """Move x_0 from times[0] to times[-1] by one step between neighbours; for `euler` and the like, dx/dt = velocity.
 
     times: (steps + 1,). Returns the end point, or every `every`-th point from x_0 on, (steps // every + 1, *x_0.shape).
+    Raises TypeError or ValueError for a step that changes the shape, dtype or device of x, and for falling times where
+    a step runs forward only.
     """
-    step = FIXED[_validate.choice("method", method, FIXED)]
-    x, points, moments = x_0, [x_0], times.unbind()
+    if getattr(step, "forward_only", False) and not bool((times.diff() > 0).all()):
+        raise ValueError(f"times must increase for this step, got {times[0].item():g} to {times[-1].item():g}")
+    x, points, moments = x_0.clone(), [x_0], times.unbind()  # a step may write into its x
     for k, (t, s) in enumerate(zip(moments[:-1], moments[1:], strict=True), 1):
-        x = step(velocity, x, t, s)
+        x = _alike(step(velocity, x, t, s), x)
         if every and k % every == 0:
-            points.append(x)
+            points.append(x.clone())
     return torch.stack(points) if every else x
 
 
+def _alike(moved, x: Tensor) -> Tensor:
+    if not isinstance(moved, Tensor):
+        raise TypeError(f"a step must return a tensor, got {type(moved).__name__}")
+    if moved.shape != x.shape or moved.dtype != x.dtype or moved.device != x.device:
+        wanted, came = (f"{tuple(y.shape)}, {_short(y.dtype)}, on {y.device}" for y in (x, moved))
+        raise ValueError(f"a step must return a tensor like x ({wanted}), got {came}")
+    return moved
+
+
 def solve_graphed(
-    velocity: Velocity, x_0: Tensor, times: Tensor, method: str = "midpoint", every: int | None = None, record=None
+    step: Step, velocity: Velocity, x_0: Tensor, times: Tensor, every: int | None = None, record=None
 ) -> Tensor:
-    """`solve`, with one step recorded as a CUDA graph and replayed: no Python and no launch between its kernels.
+    """`follow`, with one step recorded as a CUDA graph and replayed: no Python and no launch between its kernels.
 
     The step reads and writes the same tensors each time. record: (advance) -> a function that repeats it; by default
-    `cuda_graph`. Only for a velocity that does the same work at every time.
+    `cuda_graph`. Only for a step and a velocity that do the same work at every time.
     """
-    step = FIXED[_validate.choice("method", method, FIXED)]
     x, t, s = x_0.clone(), times[0].clone(), times[1].clone()
 
     def advance():
@@ -113,73 +277,35 @@ def cuda_graph(advance: Callable[[], None]) -> Callable[[], None]:
     return graph.replay
 
 
-def solve_adaptive(
-    velocity: Velocity,
-    x_0: Tensor,
-    times: Tensor,
-    method: str = "dopri5",
-    rtol: float = 1e-5,
-    atol: float = 1e-5,
-) -> tuple[Tensor, int]:
-    """Solve with error control (torchdiffeq); return the points at `times`, (len(times), *x_0.shape), and the NFE.
+def solve_adaptive(method: Adaptive, velocity: Velocity, x_0: Tensor, times: Tensor) -> tuple[Tensor, int]:
+    """Solve with error control; return the points at `times`, (len(times), *x_0.shape), and the NFE.
 
-    method: one of `ADAPTIVE`. rtol, atol: tolerances on the local error, over the whole batch at once. Points between
-    the ends are read off a quartic through each step: less accurate where an eighth-order method takes long ones.
+    times: strictly rising or falling. Points between the ends are read off a quartic through each step: less accurate
+    where an eighth-order method takes long ones. ValueError if no step meets the tolerances, or not within `max_nfe`.
     """
     from torchdiffeq import odeint
 
-    _validate.choice("method", method, ADAPTIVE)
-    for name, value in [("rtol", rtol), ("atol", atol)]:
-        _validate.positive(name, value)
-    nfe = 0
+    nfe, name, tolerances = 0, method.method, {"rtol": method.rtol, "atol": method.atol}
+    wanted = f"rtol={method.rtol:g}, atol={method.atol:g}"
 
     def counted(t, x):
         nonlocal nfe
+        if nfe == method.max_nfe:
+            raise ValueError(
+                f"method {name!r} spent max_nfe={nfe} evaluations and came to t={t.item():g}: "
+                f"allow more, or more error than {wanted}, or take a fixed-step method"
+            )
         nfe += 1
         return velocity(x, t.clamp(0, 1))  # the guess of the first step may probe beyond the end
 
     # Without step_t the last step overshoots the end, into time without a flow, and the end point is interpolated.
     try:
-        points = odeint(counted, x_0, times, method=method, rtol=rtol, atol=atol, options={"step_t": times[-1:]})
-    except AssertionError as error:  # its way to say that no step is small enough
+        points = odeint(counted, x_0, times, method=name, **tolerances, options={"step_t": times[-1:]})
+    except AssertionError as error:
+        if "underflow" not in str(error) and "non-finite" not in str(error):  # not torchdiffeq's
+            raise
         raise ValueError(
-            f"method {method!r} found no step that meets rtol={rtol:g}, atol={atol:g} ({error}): "
+            f"method {name!r} found no step that meets {wanted} ({str(error).splitlines()[0][:60]}): "
             "is the velocity finite and smooth? Otherwise allow more error"
         ) from None
     return points, nfe
-
-
-def euler_maruyama(
-    velocity: Velocity,
-    score: Velocity,
-    x_0: Tensor,
-    times: Tensor,
-    noise: float | Callable[[Tensor], Tensor] = 1.0,
-    generator: torch.Generator | None = None,
-    every: int | None = None,
-) -> Tensor:
-    """Follow dX = (u_t(X) + g_t^2 / 2 grad log p_t(X)) dt + g_t dW, which has the marginals p_t of the flow u_t.
-
-    noise: g_t, a number or a function of the 0-d tensor t. The score term exactly balances the spreading of the noise
-    (Song et al. 2021, "Score-Based Generative Modeling through SDEs", section 4.3, read backwards). `times` must
-    increase. Returns as `solve`. Strong and weak order 1, as g does not depend on x.
-    """
-    if not bool((times.diff() > 0).all()):
-        raise ValueError("times must increase: the score correction holds for time running forward")
-    x, points, moments = x_0, [x_0], times.unbind()
-    for k, (t, s) in enumerate(zip(moments[:-1], moments[1:], strict=True), 1):
-        g, h = _amount(noise, t), s - t
-        kick = torch.randn(x.shape, dtype=x.dtype, device=x.device, generator=generator)
-        x = x + h * (velocity(x, t) + g**2 / 2 * score(x, t)) + g * h.sqrt() * kick
-        if every and k % every == 0:
-            points.append(x)
-    return torch.stack(points) if every else x
-
-
-def _amount(noise, t: Tensor):
-    g = noise(t) if callable(noise) else noise
-    number = isinstance(g, int | float) and math.isfinite(g)
-    if not number and not (isinstance(g, Tensor) and g.ndim == 0):
-        came = f"a tensor of shape {tuple(g.shape)}" if isinstance(g, Tensor) else repr(g)
-        raise ValueError(f"noise must be, or return, a finite number or a 0-d tensor, got {came}")
-    return g

@@ -14,6 +14,7 @@ from fmlib.laws import GaussianMixture
 from fmlib.metrics import kinetic_energy, straightness
 from fmlib.sampling import sample
 from fmlib.schedules import CondOT, VariancePreserving
+from fmlib.solvers import dopri5, maruyama, rk4
 
 numbers = st.floats(-3, 3)
 
@@ -95,6 +96,13 @@ def test_adaptive_steps():
     torch.testing.assert_close(kinetic_energy(lambda x, t: x, x_0, method="dopri5"), energy, rtol=1e-4, atol=0)
 
 
+def test_methods_as_of_sample():
+    x_0, velocity = normal(4, 2), lambda x, t: x * (1 + t)
+    assert torch.equal(kinetic_energy(velocity, x_0, method=rk4), kinetic_energy(velocity, x_0))
+    fine = kinetic_energy(velocity, x_0, method=dopri5(1e-10, 1e-10))
+    torch.testing.assert_close(fine, kinetic_energy(velocity, x_0, steps=400), rtol=1e-7, atol=0)
+
+
 def test_shapes_dtypes_conditions_and_the_graph():
     x_0 = normal(3, 1, 4, 4).float().requires_grad_()
     for metric, expected in [(kinetic_energy, 16 * 4.0), (straightness, 0.0)]:
@@ -121,7 +129,9 @@ def test_bad_input(metric):
         ((lambda x, t: x[:, :1], x_0), {}, ValueError, r"velocity must return a tensor of shape \(3, 2\)"),
         ((still, x_0), {"steps": 0}, ValueError, "steps must be at least 1"),
         ((still, x_0), {"method": "magic"}, ValueError, "unknown method 'magic'"),
-        ((still, x_0), {"method": "euler_maruyama"}, ValueError, "needs it"),
+        ((still, x_0), {"method": "euler_maruyama"}, ValueError, "needs the score"),
+        ((still, x_0), {"method": maruyama(still)}, ValueError, "method must follow the velocity alone"),
+        ((lambda x, t: x * 1j, x_0), {}, TypeError, "velocity must return a floating tensor"),
         ((None, x_0), {}, TypeError, "velocity must be a callable"),
     ]
     for arguments, options, kind, message in bad:

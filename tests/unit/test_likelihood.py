@@ -7,7 +7,7 @@ import torch
 from helpers import F64, one_sentence, seeded
 from torch import nn
 
-from fmlib import exact, laws, likelihood
+from fmlib import exact, laws, likelihood, solvers
 from fmlib.likelihood import log_likelihood, sample_and_log_prob
 from fmlib.models import MLP, ResidualMLP, UNet
 from fmlib.sampling import sample
@@ -52,11 +52,14 @@ def test_against_an_integral_of_the_whole_jacobian(dim, method):
     weights = {"euler": [1], "midpoint": [0, 1], "heun": [1 / 2, 1 / 2], "rk4": [1 / 6, 1 / 3, 1 / 3, 1 / 6]}[method]
     calls = []
 
-    def spied(x, t):
-        calls.append((x.detach(), float(t)))
-        return u(x, t)
+    class Spied(nn.Module):
+        rowwise = True  # so that it is not tried at other points
 
-    found = log_likelihood(spied, x, steps=steps, method=method)
+        def forward(self, x, t):
+            calls.append((x.detach(), float(t)))
+            return u(x, t)
+
+    found = log_likelihood(Spied(), x, steps=steps, method=method)
     assert len(calls) == steps * len(weights)
     total = 0
     for number, (point, t) in enumerate(calls):
@@ -224,6 +227,151 @@ def test_a_velocity_that_stops_gradients_is_refused_and_a_constant_one_is_not():
     for velocity in (lambda x, t: shift.expand_as(x), lambda x, t: shift.detach().expand_as(x)):
         expected = likelihood.standard_normal_log_prob(x - shift.detach())
         torch.testing.assert_close(log_likelihood(velocity, x, steps=4), expected, atol=1e-5, rtol=0)
+
+
+def hidden_force(x, t):
+    """-3 x, of which autograd sees -x."""
+    y = x.detach().requires_grad_()
+    with torch.enable_grad():
+        (g,) = torch.autograd.grad(-y.square().sum(), y)
+    return -x + g
+
+
+HIDDEN = {
+    "force": hidden_force,
+    "product": lambda x, t: x * x.detach(),
+    "a tenth": lambda x, t: x.sin() - 0.1 * x.detach(),
+    "later": lambda x, t: -x - (t - 0.4).clamp(0) * x.detach(),
+    "at first": lambda x, t: -x - (0.6 - t).clamp(0) * x.detach(),
+    "in the middle": lambda x, t: -x - t * (1 - t) * x.detach(),
+    "one coordinate": lambda x, t: torch.cat([-x[:, :1].detach(), -x[:, 1:]], 1),
+    "one row": lambda x, t: torch.cat([-x[:1].detach(), -x[1:]]) if len(x) > 1 else -x.detach(),
+    "invented": lambda x, t: x - x.detach(),
+}
+
+
+@pytest.mark.parametrize("call", [log_likelihood, sample_and_log_prob])
+@pytest.mark.parametrize("dtype", [torch.float32, F64])
+@pytest.mark.parametrize("velocity", HIDDEN.values(), ids=HIDDEN)
+def test_a_velocity_that_hides_a_part_of_its_gradient_is_refused(velocity, dtype, call):
+    for seed, n in [(0, 1), (1, 30), (2, 300)]:
+        x = torch.randn(n, 3, dtype=dtype, generator=seeded(seed))
+        with pytest.raises(ValueError, match="velocity stops gradients") as error:
+            call(velocity, x, steps=5, divergence=["exact", "hutchinson"][seed % 2])
+        assert one_sentence(error)
+
+
+def test_a_hidden_part_beside_a_network_in_float32_is_refused():
+    """Where nothing can be computed in float64."""
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(2, 64), nn.SiLU(), nn.Linear(64, 2))
+    x = torch.randn(50, 2, generator=seeded(1))
+    log_likelihood(lambda x, t: network(x), x, steps=2)
+    for velocity in (lambda x, t: network(x) - x.detach(), lambda x, t: network(x.detach())):
+        with pytest.raises(ValueError, match="velocity stops gradients"):
+            log_likelihood(velocity, x, steps=2)
+
+
+def kinked(d: int, seed: int, bias: bool = True) -> nn.Module:
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Linear(d, 64, bias), nn.ReLU(), nn.Linear(64, 64, bias), nn.ReLU(), nn.Linear(64, d, bias))
+
+
+def guided(x, t):
+    with torch.enable_grad():
+        y = x if x.requires_grad else x.detach().requires_grad_()
+        (force,) = torch.autograd.grad(-3 * y.sin().sum() + (y**4).sum(), y, create_graph=True)
+    return -x + force
+
+
+def right_velocities(d: int, seed: int, dtype: torch.dtype):
+    """Velocities that hide nothing, and what may look like it: kinks, jumps, rounding, steep and flat slopes."""
+    network, zero = kinked(d, seed).to(dtype), kinked(d, seed, bias=False).to(dtype)
+    single, rough = kinked(d, seed), kinked(d, seed).bfloat16()
+    data = torch.randn(20, d, dtype=dtype, generator=seeded(seed))
+    mixture = laws.GaussianMixture.isotropic(3 * data[:3], 0.1)
+    return {
+        "relu": lambda x, t: network(x),
+        "wild": lambda x, t: 30 * network(10 * x),
+        "relu in float32": lambda x, t: single(x.float()),
+        "all kinks at zero": lambda x, t: zero(x),
+        "bfloat16": lambda x, t: rough(x.bfloat16()),
+        "bfloat16 in disguise": lambda x, t: rough(x.bfloat16()).to(x.dtype),
+        "mixture": exact.MixturePath(mixture).velocity,
+        "data": exact.DataPath(data).velocity,
+        "guided": guided,
+        "steep": lambda x, t: -1e6 * x,
+        "steep and bent": lambda x, t: torch.sin(1e3 * x),
+        "offset": lambda x, t: 1e4 + 0.1 * x,
+        "constant": lambda x, t: torch.ones_like(x),
+        "clamped": lambda x, t: x.clamp(-1, 1),
+        "infinite at one": lambda x, t: (1 - x) / (1 - t),
+    }
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, F64])
+@pytest.mark.parametrize("name", right_velocities(1, 0, F64))
+def test_a_right_velocity_is_never_refused(name, dtype):
+    for seed, d in enumerate((1, 2, 5, 1, 2, 5, 1, 2)):
+        velocity = right_velocities(d, seed, dtype)[name]
+        for size, n in [(1.0, 1), (1.0, 300), (0.0, 4), (1e-3, 20)]:
+            x = size * torch.randn(n, d, dtype=dtype, generator=seeded(seed))
+            for t in (0.0, 0.5, 0.99, 1 - 1e-6, 1.0):
+                field, moment = solvers.Field(velocity, x.shape, {}), torch.tensor(t, dtype=dtype)
+                likelihood._check_one_value(field, x, moment)
+                likelihood._check_gradient(field, x, moment, seed)
+
+
+def test_a_network_in_bfloat16_by_autocast_is_not_refused():
+    network, x = kinked(2, 0), torch.randn(300, 2, generator=seeded(1))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert log_likelihood(lambda x, t: network(x), x, steps=2).isfinite().all()
+
+
+class Noisy(nn.Module):
+    def __init__(self, layer):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(2, 16), layer, nn.Tanh(), nn.Linear(16, 2))
+
+    def forward(self, x, t):
+        return self.layers(x)
+
+
+@pytest.mark.parametrize("call", [log_likelihood, sample_and_log_prob])
+@pytest.mark.parametrize("layer", [nn.Dropout, lambda: nn.BatchNorm1d(16)], ids=["dropout", "batch norm"])
+def test_a_network_left_in_training_mode_is_refused(layer, call):
+    network, x = Noisy(layer()), torch.randn(20, 2, generator=seeded(1))
+    for velocity in (network, lambda x, t: network(x, t)):
+        with pytest.raises(ValueError, match="velocity gives one point two values, .* in training mode") as error:
+            call(velocity, x, steps=2)
+        assert one_sentence(error)
+    network.eval()
+    values = [call(network, x, steps=2) for _ in range(2)]
+    torch.testing.assert_close(*values, atol=0, rtol=0)
+    call(Noisy(nn.Identity()), x, steps=2)  # in training mode, and nothing in it minds
+
+
+def test_one_noisy_row_is_seen_too():
+    with pytest.raises(ValueError, match="two values"):
+        log_likelihood(lambda x, t: x + torch.rand_like(x), torch.zeros(1, 2))
+
+
+def test_a_velocity_that_holds_labels_of_its_own_is_asked_about_all_rows():
+    own = torch.arange(7.0)[:, None]
+    found = log_likelihood(lambda x, t: own * x, torch.ones(7, 1), steps=400)
+    expected = likelihood.standard_normal_log_prob(torch.exp(-own)) - own[:, 0]
+    torch.testing.assert_close(found, expected, atol=1e-3, rtol=0)
+
+
+def test_a_complex_velocity_is_refused():
+    for call in (log_likelihood, sample_and_log_prob):
+        with pytest.raises(TypeError, match="velocity must return a floating tensor, got torch.complex64"):
+            call(lambda x, t: 2j * x, torch.ones(2, 2))
+
+
+def test_a_start_of_another_format_than_the_weights_is_refused():
+    with pytest.raises(TypeError, match="x is float64 and the network's weights are float32: convert one"):
+        log_likelihood(MLP(2, 8, 1), torch.ones(2, 2, dtype=F64))
 
 
 class Wrong(nn.Module):

@@ -153,6 +153,7 @@ BAD = {
     "integer time": (X, torch.tensor([0, 1, 1]), TypeError, "int64"),
     "dimension": (torch.zeros(3, 5), 0.5, ValueError, r"x must have shape \(batch, 2\), got \(3, 5\)"),
     "image": (torch.zeros(3, 1, 2), 0.5, ValueError, r"got \(3, 1, 2\)"),
+    "format": (X.double(), 0.5, TypeError, "x is float64 and the network's weights are float32: convert one of them"),
 }
 
 

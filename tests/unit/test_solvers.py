@@ -8,8 +8,15 @@ from scipy.stats import kstest
 
 from fmlib import solvers
 from fmlib.exact import MixturePath
+from fmlib.solvers import maruyama
 
 ORDERS = {"euler": 1, "midpoint": 2, "heun": 2, "rk4": 4}
+STEPS, ADAPTIVE = solvers.FIXED, solvers.ADAPTIVE
+
+
+def test_every_fixed_method_has_its_order_here():
+    assert set(ORDERS) == set(solvers.FIXED) == set(solvers.WEIGHTS) == set(solvers.EVALUATIONS)
+    assert all(step.__name__ == name for name, step in solvers.FIXED.items())
 
 
 def bend(x, t):
@@ -29,7 +36,7 @@ def test_measured_order(method, back):
     errors = []
     for n in steps:
         times = torch.linspace(float(back), float(not back), n + 1, dtype=F64)
-        errors.append((solvers.solve(bend, start, times, method) - end).norm().log2().item())
+        errors.append((solvers.follow(STEPS[method], bend, start, times) - end).norm().log2().item())
     slope = (errors[0] - errors[-1]) / 3
     assert abs(slope - ORDERS[method]) < 0.1
 
@@ -38,7 +45,9 @@ def test_measured_order(method, back):
 def test_one_step_is_its_quadrature_rule(method, value):
     """For dx/dt = t^3 one step is the left, midpoint, trapezium and Simpson rule."""
     x_0, times = torch.zeros(1, 1, dtype=F64), torch.tensor([0.0, 1.0], dtype=F64)
-    assert solvers.solve(lambda x, t: t**3 + 0 * x, x_0, times, method).item() == pytest.approx(value, abs=1e-15)
+    assert solvers.follow(STEPS[method], lambda x, t: t**3 + 0 * x, x_0, times).item() == pytest.approx(
+        value, abs=1e-15
+    )
 
 
 @pytest.mark.parametrize("method", ORDERS)
@@ -46,13 +55,13 @@ def test_one_step_is_the_taylor_polynomial_of_its_order(method):
     """For dx/dt = x a step h multiplies by the exponential series up to the order."""
     x_0, times = torch.ones(1, 1, dtype=F64), torch.tensor([0.0, 0.5], dtype=F64)
     series = sum(0.5**k / math.factorial(k) for k in range(ORDERS[method] + 1))
-    assert solvers.solve(lambda x, t: x, x_0, times, method).item() == pytest.approx(series, rel=1e-15)
+    assert solvers.follow(STEPS[method], lambda x, t: x, x_0, times).item() == pytest.approx(series, rel=1e-15)
 
 
 @pytest.mark.parametrize("method", ORDERS)
 def test_evaluations_and_times(method):
     velocity = Counted(bend)
-    solvers.solve(velocity, torch.ones(2, 1, dtype=F64), torch.linspace(0, 1, 11, dtype=F64), method)
+    solvers.follow(STEPS[method], velocity, torch.ones(2, 1, dtype=F64), torch.linspace(0, 1, 11, dtype=F64))
     assert len(velocity.times) == 10 * solvers.EVALUATIONS[method]
     assert min(velocity.times) == 0 and max(velocity.times) <= 1
     assert (max(velocity.times) == 1) == (method in ("heun", "rk4"))
@@ -77,42 +86,129 @@ def test_mixture_flow_against_scipy(method, accuracy):
     path, x_0 = MixturePath(skew_mixture()), normal(6, 2)
     truth = reference(path, x_0, [0.0, 0.5, 1.0])
     if method in ORDERS:
-        points = solvers.solve(path.velocity, x_0, torch.linspace(0, 1, 101, dtype=F64), method, every=1)[::50]
+        points = solvers.follow(STEPS[method], path.velocity, x_0, torch.linspace(0, 1, 101, dtype=F64), every=1)[::50]
     else:
         times, tolerance = torch.tensor([0.0, 0.5, 1.0], dtype=F64), accuracy / 100
-        points, _ = solvers.solve_adaptive(path.velocity, x_0, times, method, rtol=tolerance, atol=tolerance)
+        solver = solvers.ADAPTIVE[method](tolerance, tolerance)
+        points, _ = solvers.solve_adaptive(solver, path.velocity, x_0, times)
     assert (points[-1] - truth[-1]).abs().max() < accuracy
     between = 1e-5 if method == "dopri8" else accuracy  # its long steps are interpolated by a quartic
     assert (points - truth).abs().max() < between
     assert (truth[-1] - truth[0]).abs().max() > 0.5
 
 
-@pytest.mark.parametrize("method", solvers.ADAPTIVE)
+@pytest.mark.parametrize("method", ADAPTIVE)
 def test_adaptive_counts_every_call_and_stays_within_time(method):
     for times in (torch.tensor([0.0, 0.3, 1.0], dtype=F64), torch.tensor([1.0, 0.0], dtype=F64)):
         velocity, x_0 = Counted(bend), torch.full((2, 1), 0.3, dtype=F64)  # backward, more than 1/2 blows up
-        points, nfe = solvers.solve_adaptive(velocity, x_0, times, method)
+        points, nfe = solvers.solve_adaptive(solvers.ADAPTIVE[method](), velocity, x_0, times)
         assert nfe == len(velocity.times) > 1 and points.shape == (len(times), 2, 1)
         assert min(velocity.times) >= 0 and max(velocity.times) <= 1
         assert torch.equal(points[0], x_0)
     tighter = 1e-9 if method == "dopri8" else 1e-6
-    assert solvers.solve_adaptive(bend, x_0, times, method, tighter, tighter)[1] > nfe
+    assert solvers.solve_adaptive(solvers.ADAPTIVE[method](tighter, tighter), bend, x_0, times)[1] > nfe
 
 
 def test_saved_points_start_at_the_start_and_end_at_the_end():
     x_0, times = torch.ones(2, 1, dtype=F64), torch.linspace(0, 1, 5, dtype=F64)
-    points = solvers.solve(bend, x_0, times, every=1)
+    points = solvers.follow(solvers.midpoint, bend, x_0, times, every=1)
     assert points.shape == (5, 2, 1) and torch.equal(points[0], x_0)
-    assert torch.equal(points[-1], solvers.solve(bend, x_0, times))
-    assert torch.equal(points[2], solvers.solve(bend, x_0, times[:3]))
+    assert torch.equal(points[-1], solvers.follow(solvers.midpoint, bend, x_0, times))
+    assert torch.equal(points[2], solvers.follow(solvers.midpoint, bend, x_0, times[:3]))
+
+
+def test_a_step_may_write_into_its_x():
+    def in_place(velocity, x, t, s):
+        x += (s - t) * velocity(x, t)
+        return x
+
+    x_0, times = torch.ones(2, 1, dtype=F64), torch.linspace(0, 1, 5, dtype=F64)
+    found = solvers.follow(in_place, bend, x_0, times, every=1)
+    torch.testing.assert_close(found, solvers.follow(solvers.euler, bend, x_0, times, every=1), rtol=1e-15, atol=0)
+    assert torch.equal(x_0, torch.ones(2, 1, dtype=F64))
 
 
 @pytest.mark.parametrize(
-    "solve, known", [(solvers.solve, "euler, midpoint"), (solvers.solve_adaptive, "dopri5, dopri8")]
+    "step, kind, message",
+    [
+        (lambda u, x, t, s: x[:1], ValueError, r"like x \(\(2, 1\), float64, on cpu\), got \(1, 1\), float64, on cpu"),
+        (lambda u, x, t, s: x.float(), ValueError, r"got \(2, 1\), float32"),
+        (lambda u, x, t, s: x.to("meta"), ValueError, "on meta"),
+        (lambda u, x, t, s: x if t == 0 else x.float(), ValueError, "float32"),
+        (lambda u, x, t, s: None, TypeError, "a step must return a tensor, got NoneType"),
+    ],
 )
-def test_unknown_method_lists_the_known(solve, known):
-    with pytest.raises(ValueError, match=f"unknown method 'magic'; known: {known}") as error:
-        solve(bend, torch.ones(1, 1), torch.tensor([0.0, 1.0]), "magic")
+def test_a_step_keeps_shape_format_and_device(step, kind, message):
+    with pytest.raises(kind, match=message) as error:
+        solvers.follow(step, bend, torch.ones(2, 1, dtype=F64), torch.linspace(0, 1, 3, dtype=F64))
+    assert one_sentence(error)
+
+
+@pytest.mark.parametrize("method", ADAPTIVE)
+@pytest.mark.parametrize("times", [[0.0, 1.0], [1.0, 0.0]])
+def test_an_adaptive_method_gives_up_at_its_limit(method, times):
+    velocity = Counted(lambda x, t: -1e6 * (x - torch.cos(t)) * (times[1] - times[0]))
+    with pytest.raises(ValueError, match=rf"{method}' spent max_nfe=50 evaluations and came to t=0?\.?\d") as error:
+        solver = solvers.ADAPTIVE[method](max_nfe=50)
+        solvers.solve_adaptive(solver, velocity, torch.ones(2, 1, dtype=F64), torch.tensor(times, dtype=F64))
+    assert one_sentence(error) and len(velocity.times) == 50
+    reached = float(str(error.value).split("t=")[1].split(":")[0])
+    assert abs(reached - velocity.times[-1]) < 0.01
+
+
+def test_the_limit_may_be_spent_in_full():
+    x_0, times = torch.ones(2, 1, dtype=F64), torch.tensor([0.0, 1.0], dtype=F64)
+    found, nfe = solvers.solve_adaptive(solvers.dopri5(), bend, x_0, times)
+    assert torch.equal(solvers.solve_adaptive(solvers.dopri5(max_nfe=nfe), bend, x_0, times)[0], found)
+    with pytest.raises(ValueError, match="max_nfe"):
+        solvers.solve_adaptive(solvers.dopri5(max_nfe=nfe - 1), bend, x_0, times)
+
+
+def test_an_assertion_of_the_velocity_is_its_own():
+    def velocity(x, t):
+        assert t < 0, "mine"
+        return x
+
+    with pytest.raises(AssertionError, match="mine"):
+        solvers.solve_adaptive(solvers.dopri5(), velocity, torch.ones(1, 1), torch.tensor([0.0, 1.0]))
+
+
+BAD_METHODS = {
+    "name": ("magic", ValueError, "unknown method 'magic'; known: euler, midpoint, heun, rk4, dopri5, dopri8"),
+    "old name": ("euler_maruyama", ValueError, r"write method=solvers.maruyama\(score\)"),
+    "no score": (solvers.maruyama, ValueError, r"write method=solvers.maruyama\(score\)"),
+    "number": (3, TypeError, r"method must be a name, a step \(velocity, x, t, s\) -> x or an Adaptive, got 3"),
+    "nothing": (None, TypeError, "got None"),
+}
+
+
+@pytest.mark.parametrize("method, kind, message", BAD_METHODS.values(), ids=BAD_METHODS)
+def test_bad_methods(method, kind, message):
+    with pytest.raises(kind, match=message) as error:
+        solvers.solver_of(method)
+    assert one_sentence(error)
+
+
+@pytest.mark.parametrize("name", ADAPTIVE)
+def test_an_adaptive_method_is_its_name_its_constructor_and_what_that_makes(name):
+    make = getattr(solvers, name)
+    assert solvers.solver_of(name) == solvers.solver_of(make) == solvers.solver_of(make()) == make(1e-5, 1e-5, 20_000)
+    assert make(rtol=1e-3, atol=1e-4, max_nfe=7) == solvers.Adaptive(name, 1e-3, 1e-4, 7)
+
+
+@pytest.mark.parametrize(
+    "options, kind, message",
+    [
+        ({"rtol": 0.0}, ValueError, "rtol must be positive and finite, got 0.0"),
+        ({"atol": math.nan}, ValueError, "atol must be positive and finite, got nan"),
+        ({"rtol": "fine"}, TypeError, "rtol must be a number, got 'fine'"),
+        ({"max_nfe": 0}, ValueError, "max_nfe must be at least 1, got 0"),
+        ({"max_nfe": 1e4}, TypeError, "max_nfe must be an integer, got 10000.0"),
+    ],
+)
+def test_bad_tolerances(options, kind, message):
+    with pytest.raises(kind, match=message) as error:
+        solvers.dopri5(**options)
     assert one_sentence(error)
 
 
@@ -137,8 +233,8 @@ def test_euler_maruyama_variance_is_that_of_its_recursion(noise):
     """Each step maps N(0, v) to N(0, (1 + h (u + g^2 s / 2))^2 v + g^2 h), so the law after any number is known."""
     steps, n, std = 20, 100_000, 0.5
     variance, velocity, score = gaussian_path(std)
-    x = solvers.euler_maruyama(
-        velocity, score, normal(n, 1), torch.linspace(0, 1, steps + 1, dtype=F64), noise, seeded(1), every=1
+    x = solvers.follow(
+        maruyama(score, noise, seeded(1)), velocity, normal(n, 1), torch.linspace(0, 1, steps + 1, dtype=F64), every=1
     )
     v, h = 1.0, 1 / steps
     for i in range(steps):
@@ -153,7 +249,7 @@ def test_euler_maruyama_keeps_the_marginals_of_the_flow():
     """With 400 steps the variance's bias, known from halving the step, is below 1 %; the rest is Monte Carlo."""
     n, times = 40_000, torch.linspace(0, 1, 401, dtype=F64)
     variance, velocity, score = gaussian_path(0.5)
-    x = solvers.euler_maruyama(velocity, score, normal(n, 1), times, 1.0, seeded(1), every=1)
+    x = solvers.follow(maruyama(score, 1.0, seeded(1)), velocity, normal(n, 1), times, every=1)
     for i in (100, 200, 300, 400):
         truth = variance(i / 400)
         assert abs(x[i].var().item() - truth) < 0.01 * truth + 4 * truth * math.sqrt(2 / n)
@@ -162,23 +258,36 @@ def test_euler_maruyama_keeps_the_marginals_of_the_flow():
 
 def test_euler_maruyama_noise_is_one_gaussian_of_variance_h():
     x_0 = torch.zeros(50_000, 1, dtype=F64)
-    x = solvers.euler_maruyama(zero, zero, x_0, torch.tensor([0.0, 0.25], dtype=F64), 2.0, seeded())
+    x = solvers.follow(maruyama(zero, 2.0, seeded()), zero, x_0, torch.tensor([0.0, 0.25], dtype=F64))
     assert kstest(x[:, 0].numpy(), "norm").pvalue > 1e-3  # g sqrt(h) = 1
 
 
 def test_euler_maruyama_without_noise_is_euler():
     x_0, times = torch.ones(3, 1, dtype=F64), torch.linspace(0, 1, 8, dtype=F64)
-    assert torch.equal(solvers.euler_maruyama(bend, zero, x_0, times, 0.0), solvers.solve(bend, x_0, times, "euler"))
+    quiet, plain = (solvers.follow(step, bend, x_0, times) for step in (maruyama(zero, 0.0), solvers.euler))
+    assert torch.equal(quiet, plain)
 
 
 def test_euler_maruyama_steps_are_independent():
-    x = solvers.euler_maruyama(
-        zero, zero, torch.zeros(20_000, 1, dtype=F64), torch.linspace(0, 1, 3, dtype=F64), 1.0, seeded(), every=1
+    x = solvers.follow(
+        maruyama(zero, 1.0, seeded()), zero, torch.zeros(20_000, 1, dtype=F64), torch.linspace(0, 1, 3, dtype=F64), 1
     )
     first, second = (x[1] - x[0])[:, 0], (x[2] - x[1])[:, 0]
     assert abs((first * second).mean().item() / 0.5) < 4 / math.sqrt(20_000)
 
 
 def test_euler_maruyama_refuses_time_running_backwards():
-    with pytest.raises(ValueError, match="times must increase"):
-        solvers.euler_maruyama(zero, zero, torch.zeros(2, 1), torch.tensor([1.0, 0.0]))
+    with pytest.raises(ValueError, match="times must increase for this step, got 1 to 0") as error:
+        solvers.follow(maruyama(zero), zero, torch.zeros(2, 1), torch.tensor([1.0, 0.0]))
+    assert one_sentence(error)
+
+
+def test_euler_maruyama_needs_a_score_like_x():
+    with pytest.raises(TypeError, match="score must be a callable .* NoneType"):
+        maruyama(None)
+    wrong = [(lambda x, t: x[:1], ValueError, r"score must return a tensor of shape \(2, 1\), got \(1, 1\)")]
+    wrong += [(lambda x, t: x * 1j, TypeError, "score must return a floating tensor, got torch.complex64")]
+    for score, kind, message in wrong:
+        with pytest.raises(kind, match=message) as error:
+            solvers.follow(maruyama(score), zero, torch.zeros(2, 1), torch.tensor([0.0, 1.0]))
+        assert one_sentence(error)
