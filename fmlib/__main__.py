@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import fmlib
 from fmlib import _validate, checkpoints, datasets, devices, evaluation, models, training
+from fmlib.evaluation import say
 
 
 class Recipe(NamedTuple):
@@ -28,95 +29,102 @@ DIGITS = Recipe(3500, 128, 4e-3, "float32")
 IMAGES = Recipe(2000, 128, 1e-3, "auto")
 
 
-def train(
-    data: str,
-    out: str,
-    split: str,
-    steps: int | None,
-    batch_size: int | None,
-    learning_rate: float | None,
-    precision: str | None,
-    compile: bool,
-    seed: int,
-    device: str,
-    checkpoint_every: int,
-    keep: int,
-    resume: bool,
-) -> None:
+def train(options: argparse.Namespace) -> None:
     """Train a network on `data`, with its classes; write checkpoints and `samples.png` to `out`, print its metrics."""
-    data = (
-        data if data in evaluation.NAMED else os.path.normpath(data) if data else data
-    )  # one name, with a slash or without
-    recipe = DIGITS if data == "digits" else IMAGES
-    chosen = Recipe(steps, batch_size, learning_rate, precision)
-    recipe = Recipe(*(mine if mine is not None else usual for mine, usual in zip(chosen, recipe, strict=True)))
-    counts = {"steps": recipe.steps, "batch_size": recipe.batch_size}
-    for name, value in (counts | {"checkpoint_every": checkpoint_every, "keep": keep}).items():
-        _validate.count(name, value)
-    _validate.positive("learning_rate", recipe.learning_rate)
-    place = devices.device_of(device)
-    devices.precision_of(recipe.precision, place)
-    torch.manual_seed(seed)  # the network's first weights
-    folder = Path(out)
-    if data not in evaluation.NAMED and folder.resolve().is_relative_to(Path(data).resolve()):
-        raise ValueError(f"--out {out} lies in the folder of images {data}, where its pictures would become data")
-    loaded = evaluation.load(data, split)
+    recipe, place = _checked(options)
+    torch.manual_seed(options.seed)  # the network's first weights
+    loaded = evaluation.load(options.data, options.split)
+    folder = Path(options.out)
+    folder.mkdir(parents=True, exist_ok=True)
     with devices.group(place) as world:
-        folder.mkdir(parents=True, exist_ok=True)
         network = evaluation.network(loaded)
         if world.rank == 0:
-            count = models.parameter_count(network)
-            print(f"{data}: {len(loaded.train.x)} images, {count} parameters, {recipe.steps} steps", flush=True)
-            if data not in evaluation.NAMED and loaded.classes:
-                counts = torch.bincount(loaded.train.y).tolist()
-                rows = (f"{i} {name} ({n})" for i, (name, n) in enumerate(zip(loaded.classes, counts, strict=True)))
-                print(f"labels, with their images to train on: {', '.join(rows)}", flush=True)
+            _introduce(options.data, loaded, models.parameter_count(network), recipe.steps)
         start = time.perf_counter()
-        result = training.fit(
-            network,
-            loaded.train.x,
-            labels=loaded.train.y if loaded.classes else None,
-            **recipe._asdict(),
-            compile=compile,
-            seed=seed,
-            device=device,
-            checkpoint=folder,
-            checkpoint_every=checkpoint_every,
-            keep=keep,
-            resume=resume,
-            about={"data": data, "split": split, "seed": seed, "classes": loaded.classes},
-        )
+        result = _fit(network, loaded, recipe, options)
         seconds = time.perf_counter() - start
         if world.rank == 0:
             with checkpoints.locked(folder):
-                evaluation.report(folder, data, loaded, result, seed, seconds)
+                evaluation.report(folder, options.data, loaded, result, options.seed, seconds)
 
 
-def sample(run: str, n: int, label: int | None, out: str, seed: int, steps: int) -> None:
+def _checked(options: argparse.Namespace) -> tuple[Recipe, torch.device]:
+    """What the run is to do, before anything is done; the name of a folder of data gets one form."""
+    if not options.out:
+        raise ValueError("--out must name a folder, got ''")
+    if options.data not in evaluation.NAMED and options.data:
+        options.data = os.path.normpath(options.data)  # one name, with a slash or without
+        if Path(options.out).resolve().is_relative_to(Path(options.data).resolve()):
+            lies = f"--out {options.out} lies in the folder of images {options.data}"
+            raise ValueError(f"{lies}, where its pictures would become data")
+    usual = DIGITS if options.data == "digits" else IMAGES
+    chosen = {name: getattr(options, name) for name in Recipe._fields}
+    recipe = usual._replace(**{name: value for name, value in chosen.items() if value is not None})
+    counts = {"steps": recipe.steps, "batch_size": recipe.batch_size}
+    counts |= {"checkpoint_every": options.checkpoint_every, "keep": options.keep}
+    for name, value in counts.items():
+        _validate.count(name, value)
+    _validate.positive("learning_rate", recipe.learning_rate)
+    place = devices.device_of(options.device)
+    devices.precision_of(recipe.precision, place)
+    return recipe, place
+
+
+def _introduce(data: str, loaded: evaluation.Data, count: int, steps: int) -> None:
+    say(f"{data}: {len(loaded.train.x)} images, {count} parameters, {steps} steps")
+    if data not in evaluation.NAMED and loaded.classes:
+        counts = torch.bincount(loaded.train.y, minlength=len(loaded.classes)).tolist()
+        rows = (f"{i} {name} ({n})" for i, (name, n) in enumerate(zip(loaded.classes, counts, strict=True)))
+        say(f"labels, with their images to train on: {', '.join(rows)}")
+
+
+def _fit(network: nn.Module, loaded: evaluation.Data, recipe: Recipe, options: argparse.Namespace) -> training.Fit:
+    about = {"data": options.data, "split": options.split, "seed": options.seed, "classes": loaded.classes}
+    return training.fit(
+        network,
+        loaded.train.x,
+        labels=loaded.train.y if loaded.classes else None,
+        **recipe._asdict(),
+        compile=options.compile,
+        seed=options.seed,
+        device=options.device,
+        checkpoint=Path(options.out),
+        checkpoint_every=options.checkpoint_every,
+        keep=options.keep,
+        resume=options.resume,
+        about=about,
+    )
+
+
+def sample(options: argparse.Namespace) -> None:
     """Draw n images from the checkpoint in `run` into `out`: `.npz` with x and labels y, if any, or a `.png` grid."""
+    n, label, path = options.n, options.label, Path(options.out)
     _validate.count("n", n)
-    _validate.count("steps", steps)
-    path = Path(out)
+    _validate.count("steps", options.steps)
     _validate.choice("kind of output file", path.suffix, (".npz", ".png"))
-    model, about = checkpoints.load(run)
+    if not options.run:
+        raise ValueError("run must name the folder of a checkpoint, got ''")
+    model, about = checkpoints.load(options.run)
     if "data" not in about:
-        raise ValueError(f"{run} holds another model than those that `train` makes: {model.config}")
-    classes = model.config["classes"]
-    if label is not None and not classes:
-        raise ValueError(f"{run} holds a model without classes: it takes no label, got {label}")
-    if label is not None and not 0 <= label < classes:
-        raise ValueError(f"label must lie in [0, {classes}), got {label}")
+        raise ValueError(f"{options.run} holds another model than those that `train` makes: {model.config}")
+    classes, seed = model.config["classes"], options.seed
+    if label is not None:
+        if not classes:
+            raise ValueError(f"{options.run} holds a model without classes: it takes no label, got {label}")
+        if not 0 <= label < classes:
+            raise ValueError(f"label must lie in [0, {classes}), got {label}")
+        seed = evaluation.seed_of(seed, label)
     y = n
     if classes:
         y = torch.arange(n) % classes if label is None else torch.full((n,), label)
-    x = evaluation.draw(model, y, seed, steps)
+    x = evaluation.draw(model, y, seed, options.steps)
     path.parent.mkdir(parents=True, exist_ok=True)
     with checkpoints.replacing(path) as temporary:
         if path.suffix == ".npz":
             _write_arrays(temporary, {"x": x, "y": y} if classes else {"x": x})
         else:
             _write_grid(temporary, x)
-    print(f"wrote {n} samples to {path}")
+    say(f"wrote {n} samples to {path}")
 
 
 def _write_arrays(path: Path, arrays: dict[str, Tensor]) -> None:
@@ -136,14 +144,14 @@ def _write_grid(path: Path, x: Tensor) -> None:
     figure.savefig(path, dpi=100 if x.ndim == 2 else 200)
 
 
-def info() -> None:
+def info(_: argparse.Namespace) -> None:
     """Print the device that `auto` takes, its precision, the versions, the number of threads and the data cache."""
     place = devices.device_of()
     name = torch.cuda.get_device_name() if place.type == "cuda" else platform.processor() or platform.machine()
     native = "faster than float32" if devices.multiplies_bf16(place) else "not faster, so `auto` leaves it alone"
-    print(f"device      {place} ({name}), {torch.get_num_threads()} CPU threads, bf16 {native}")
-    print(f"versions    fmlib {fmlib.__version__}, torch {torch.__version__}, python {platform.python_version()}")
-    print(f"data cache  {datasets.cache()}")
+    say(f"device      {place} ({name}), {torch.get_num_threads()} CPU threads, bf16 {native}")
+    say(f"versions    fmlib {fmlib.__version__}, torch {torch.__version__}, python {platform.python_version()}")
+    say(f"data cache  {datasets.cache()}")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -168,27 +176,46 @@ def parser() -> argparse.ArgumentParser:
     two = commands.add_parser("sample", help="draw samples from a checkpoint")
     two.add_argument("run", help="folder of the checkpoint")
     two.add_argument("--n", type=int, default=100, help="number of samples (default %(default)s)")
-    two.add_argument("--label", type=int, help="the class to draw (default: all in turn)")
+    alone = "the class to draw (default: all in turn); each class has noise of its own, so that sets of single classes"
+    two.add_argument("--label", type=int, help=f"{alone} drawn with one seed can be joined")
     two.add_argument("--out", required=True, help="x.npz with arrays x and y, or x.png with a grid")
-    two.add_argument("--seed", type=int, default=0, help="of the noise (default %(default)s)")
+    two.add_argument("--seed", type=int, default=0, help="of the noise, together with --label (default %(default)s)")
     two.add_argument("--steps", type=int, default=25, help="midpoint steps (default %(default)s)")
     commands.add_parser("info", help="print device, versions and data cache")
     return top
 
 
+def complain(message: str) -> None:
+    """Print one line on stderr; of several processes on a machine the first one that fails speaks for all.
+
+    What follows there, with torch's own traceback, is the report of torchrun on the processes that it has lost.
+    """
+    if "TORCHELASTIC_ERROR_FILE" in os.environ:  # <folder>/<process>/error.json, the folder being one attempt's
+        attempt = Path(os.environ["TORCHELASTIC_ERROR_FILE"]).parent.parent
+        try:
+            os.close(os.open(attempt / "fmlib-has-spoken", os.O_CREAT | os.O_EXCL))
+        except FileExistsError:
+            return
+        except OSError:  # no such folder: then once for each process
+            pass
+    say(message, sys.stderr)
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; return 0, 2 for bad input (one line on stderr), or 130 if it was interrupted."""
-    options = vars(parser().parse_args(arguments))
-    name = options.pop("command")
-    command = {"train": train, "sample": sample, "info": info}[name]
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")  # a name that the terminal cannot show stops nothing
+    options = parser().parse_args(arguments)
+    command = {"train": train, "sample": sample, "info": info}[options.command]
     try:
-        command(**options)
+        command(options)
     except KeyboardInterrupt:
-        saved = "; the last checkpoint, if one was saved, is whole: go on with --resume" if name == "train" else ""
-        print(f"interrupted{saved}", file=sys.stderr)
+        saved = "; the last checkpoint, if one was saved, is whole: go on with --resume"
+        complain(f"interrupted{saved if options.command == 'train' else ''}")
         return 130
     except (ValueError, TypeError, OSError, RuntimeError, FloatingPointError) as error:
-        print(f"fmlib: {(str(error) or type(error).__name__).splitlines()[0]}", file=sys.stderr)
+        complain(f"fmlib: {(str(error) or type(error).__name__).splitlines()[0]}")
         return 2
     return 0
 

@@ -1,18 +1,26 @@
-"""What the command line computes: data by name, a network for them, pictures drawn from it, and their scores."""
+"""What the command line computes: data by name, a network for them, pictures drawn from it, and their scores.
 
+`score(drawn, asked, real, held_out)` compares any images with real ones; `report` does what `train` does at its end.
+"""
+
+import hashlib
 import math
+import os
+import sys
 from pathlib import Path
+from statistics import fmean
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from fmlib import checkpoints, datasets, metrics, models, sampling, training
+from fmlib import _validate, checkpoints, datasets, metrics, models, sampling, training
 
 NAMED = {"digits": datasets.digits, "mnist": datasets.mnist, "fashion-mnist": datasets.fashion_mnist}
 DRAWS = 4  # digits scored for each training label: with one, chance alone moves the energy distance by a tenth
-SCORED = 500  # images scored, of larger sets
-COMPARED = 5000  # real images that they are compared with
+SCORED = 500  # images drawn to be scored, for larger sets
+COMPARED = 5000  # real images that teach the judge of labels
+APART = 1000  # held-out images in an energy distance, whose cost grows with the square
 
 
 class Data(NamedTuple):
@@ -23,14 +31,22 @@ class Data(NamedTuple):
     classes: list[str]
 
 
-def load(data: str, split: str) -> Data:
-    """The data set called `data`, or the images in the folder of that name, where every tenth one is held out."""
+def load(data: str, split: str = "train") -> Data:
+    """The data set called `data`, or the images in the folder of that name.
+
+    The split 'train' of a named set is held against its split 'test'. Of another split, and of a folder, a tenth of the
+    images, drawn at random, the same on every call, is held out. Raises ValueError for an unknown name or split, and
+    for fewer than about 20 images; OSError and ValueError as `datasets.mnist` and `datasets.folder` do.
+
+    >>> [len(part.x) for part in load("digits")[:2]], [len(part.x) for part in load("digits", "test")[:2]]
+    ([1437, 360], [324, 36])
+    """
     if data in NAMED:
         classes = [str(label) for label in range(10)]
         if split == "train":
             return Data(_pictures(data, "train"), _pictures(data, "test"), classes)
         return Data(*_divided(_pictures(data, split)), classes)
-    if not Path(data).is_dir():
+    if not data or not Path(data).is_dir():
         known = ", ".join(NAMED)
         raise ValueError(f"unknown data set {data!r}; known: {known}, or a folder of images")
     if split != "train":
@@ -44,42 +60,85 @@ def _pictures(data: str, split: str) -> datasets.Labelled:
     return datasets.Labelled(x if data == "digits" else x.reshape(-1, 1, 28, 28), y)
 
 
+def shuffled(data: datasets.Labelled) -> datasets.Labelled:
+    """The same rows in an order drawn at random, the same on every call: its first n rows are a fair part.
+
+    Many sets are ordered, by writer, by class or by difficulty: the first rows of them are not.
+
+    >>> shuffled(datasets.Labelled(torch.arange(5.0)[:, None], torch.arange(5))).y
+    tensor([4, 0, 1, 3, 2])
+    """
+    order = _order(len(data.x))
+    return datasets.Labelled(data.x[order], data.y[order])
+
+
+def _order(n: int) -> Tensor:
+    return torch.randperm(n, generator=torch.Generator().manual_seed(0))
+
+
 def _divided(all: datasets.Labelled) -> tuple[datasets.Labelled, datasets.Labelled]:
-    """Every tenth image is held out, unless it is the first of its class, which then has one to learn from."""
-    held_out = torch.arange(len(all.x)) % 10 == 9
+    """A tenth of the images is held out, drawn at random; never the first of its class, which has one to learn from."""
+    free = torch.ones(len(all.x), dtype=torch.bool)
     for label in all.y.unique():
-        held_out[(all.y == label).nonzero()[0]] = False
-    if held_out.sum() < 2:
+        free[(all.y == label).nonzero()[0]] = False
+    order = _order(len(all.x))
+    chosen = order[free[order]][: len(all.x) // 10]
+    if len(chosen) < 2:
         came = f"{len(all.x)} of {len(all.y.unique())} classes"
         raise ValueError(f"at least 20 images are needed to train on some and hold out others, got {came}")
+    held_out = torch.zeros_like(free)
+    held_out[chosen] = True
     return datasets.Labelled(all.x[~held_out], all.y[~held_out]), datasets.Labelled(all.x[held_out], all.y[held_out])
 
 
 def network(data: Data) -> nn.Module:
+    """A network for such images, with their classes, if any: `ResidualMLP` for rows (N, d), `UNet` for pictures.
+
+    >>> type(network(load("digits"))).__name__
+    'ResidualMLP'
+    """
     shape, classes = data.train.x.shape[1:], len(data.classes) or None
     if len(shape) == 1:
         return models.ResidualMLP(*shape, classes=classes)
     return models.UNet(tuple(shape), classes=classes)
 
 
+def say(line: str, stream=None) -> None:
+    """Print a line at once; a reader who has gone, as after `| head -1`, stops nothing."""
+    stream = stream or sys.stdout
+    try:
+        print(line, file=stream, flush=True)
+    except BrokenPipeError:  # the rest, and what Python flushes as it ends, goes nowhere
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)
+
+
 def report(folder: Path, data: str, loaded: Data, result: training.Fit, seed: int, seconds: float) -> None:
-    """Score the trained network, add the scores to its checkpoint, draw `samples.png` and print what came out."""
-    print(
-        f"trained in {seconds:.1f} s; final loss {result.losses[-100:].mean():.4f} (its floor is not zero)", flush=True
-    )
-    real, held_out = (datasets.Labelled(x[:COMPARED], y[:COMPARED]) for x, y in (loaded.train, loaded.held_out))
-    asked = real.y.repeat(DRAWS) if data == "digits" else real.y[:SCORED]
+    """Score the trained network, add the scores to its checkpoint, draw `samples.png` and print what came out.
+
+    data: the name of the set `loaded`. result: of `training.fit`, which took that many seconds and wrote to `folder`.
+    """
+    say(f"trained in {seconds:.1f} s; final loss {result.losses[-100:].mean():.4f} (its floor is not zero)")
+    labels = shuffled(loaded.train).y
+    asked = labels.repeat(DRAWS) if data == "digits" else labels[:SCORED]
     drawn = draw(result.model, asked if loaded.classes else len(asked), seed)
-    scores = score(drawn, asked if loaded.classes else None, real, held_out)
+    scores = score(drawn, asked if loaded.classes else None, loaded.train, loaded.held_out)
     checkpoints.annotate(folder, metrics=scores)
     compare(folder / "samples.png", result.model, loaded, seed)
     for name, value in scores.items():
-        print(f"{name.replace('_', ' ')}: {value:.4f}")
-    print(f"wrote {folder / 'checkpoint.json'} and {folder / 'samples.png'}")
+        say(f"{name.replace('_', ' ')}: {value:.4f}")
+    say(f"wrote {folder / checkpoints.LATEST} and {folder / 'samples.png'}")
 
 
 def draw(model: nn.Module, labels: Tensor | int, seed: int, steps: int = 25) -> Tensor:
-    """Draw one image for each of `labels`, or that many without labels, with the midpoint method; on the CPU."""
+    """Draw one image for each of `labels`, or that many without labels, with the midpoint method; on the CPU.
+
+    The noise depends on the seed and the number alone: images of one seed, whatever their labels, begin alike.
+
+    >>> draw(models.MLP(dim=2), 5, seed=0, steps=1).shape
+    torch.Size([5, 2])
+    """
     place = next(model.parameters()).device
     n = labels if isinstance(labels, int) else len(labels)
     condition = {} if isinstance(labels, int) else {"label": labels.to(place)}
@@ -88,7 +147,21 @@ def draw(model: nn.Module, labels: Tensor | int, seed: int, steps: int = 25) -> 
     return sampling.sample(model, noise.to(place), steps=steps, precision=precision, **condition).cpu()
 
 
+def seed_of(seed: int, label: int) -> int:
+    """A seed for the noise of one label: sets drawn label by label with one seed are as good as of several seeds.
+
+    >>> seed_of(0, 1) == seed_of(0, 1), seed_of(0, 1) == seed_of(0, 2), seed_of(0, 1) == seed_of(1, 0)
+    (True, False, False)
+    """
+    return int.from_bytes(hashlib.sha256(f"{seed} {label}".encode()).digest()[:7], "big")
+
+
 def shape_of(model: nn.Module) -> tuple[int, ...]:
+    """The shape of one image of the model: that of its config.
+
+    >>> shape_of(models.MLP(dim=2))
+    (2,)
+    """
     return tuple(model.config["shape"]) if "shape" in model.config else (model.config["dim"],)
 
 
@@ -97,25 +170,115 @@ def score(
 ) -> dict[str, float]:
     """Are the images the ones asked for, do they follow the law of the real ones, and are they new?
 
-    `drawn` answers the labels `asked`, row by row. Each score stands next to its value for held-out real images.
-    """
-    from sklearn.neighbors import KNeighborsClassifier
+    drawn: (n, *dims); asked: the labels that they answer, row by row, (n,), if any; real: what was trained on.
+    Everything is compared with random parts, the same on every call, of sets in any order. The scores:
 
-    drawn, seen, new = (x.flatten(1) for x in (drawn, real.x, held_out.x))
+    - recognised_as_asked: the share whose three nearest training images have the label asked for, by majority; next to
+      it held_out_images_recognised.
+    - energy_distance_over_its_floor: from the drawn images to held-out ones, over that from as many training images:
+      about 1 for perfect samples. energy_distance_as_pictures_over_its_floor: the same of what a file of pictures
+      holds (`as_pictures`), which is what one looks at.
+    - nearer_to_training_images: `nearer`, of the pictures: 0.5 for new ones, 1 for copies; next to it that of other
+      held-out images, held_out_images_nearer_to_training_images.
+
+    Raises ValueError or TypeError for images of different shapes or formats, for labels that are not one for each, and
+    for fewer than two held-out images.
+
+    >>> real, held_out, _ = load("digits")
+    >>> score(real.x, real.y, real, held_out)["nearer_to_training_images"]
+    1.0
+    """
+    _check_images(drawn, asked, real, held_out)
+    real, held_out = shuffled(real), shuffled(held_out)
+    pictures = as_pictures(drawn, real.x)
     scores = {}
     if asked is not None:
-        judge = KNeighborsClassifier(3).fit(seen.numpy(), real.y.numpy())
-        scores["recognised_as_asked"] = judge.score(drawn.numpy(), asked.numpy())
-        scores["held_out_images_recognised"] = judge.score(new.numpy(), held_out.y.numpy())
-    floor = metrics.energy_distance(seen, new)
-    scores["energy_distance_over_its_floor"] = metrics.energy_distance(drawn, new) / floor if floor else math.nan
-    near, usual = metrics.nearest_distance(drawn, seen).mean(), metrics.nearest_distance(new, seen).mean()
-    scores["distance_to_nearest_training_image_over_held_out"] = float(near / usual)
+        scores |= _recognised(drawn, asked, real, held_out)
+    n = min(len(drawn), len(real.x))
+    floor = _apart(real.x, held_out.x, n) or math.nan  # zero only for two equal sets
+    scores["energy_distance_over_its_floor"] = _apart(drawn, held_out.x, n) / floor
+    scores["energy_distance_as_pictures_over_its_floor"] = _apart(pictures, held_out.x, n) / floor
+    half = len(held_out.x) // 2
+    a, b = held_out.x[:half], held_out.x[half:]
+    scores["nearer_to_training_images"] = fmean(nearer(pictures, real.x, part) for part in (a, b))
+    others = ((a, b), (b, a))
+    scores["held_out_images_nearer_to_training_images"] = fmean(nearer(x[:APART], real.x, y) for x, y in others)
     return scores
 
 
+def _check_images(drawn: Tensor, asked: Tensor | None, real: datasets.Labelled, held_out: datasets.Labelled) -> None:
+    for name, x in (("drawn", drawn), ("real.x", real.x), ("held_out.x", held_out.x)):
+        _validate.batch(name, x)
+        _validate.alike(name, x, "real.x", real.x)
+        if x.shape[1:] != real.x.shape[1:]:
+            raise ValueError(f"{name} must hold images of shape {tuple(real.x.shape[1:])}, got {tuple(x.shape[1:])}")
+    if asked is not None and asked.shape != (len(drawn),):
+        raise ValueError(f"asked must hold one label for each of {len(drawn)} images, got {tuple(asked.shape)}")
+    if len(held_out.x) < 2:
+        raise ValueError("held_out must hold at least two images, got 1")
+
+
+def as_pictures(x: Tensor, real: Tensor) -> Tensor:
+    """Each value of x replaced by the nearest one that occurs in `real`: rounded to its levels, clipped to its range.
+
+    >>> as_pictures(torch.tensor([[-3.0, 0.4, 0.6]]), torch.tensor([[0.0, 1.0]]))
+    tensor([[0., 0., 1.]])
+    """
+    levels = real.unique()
+    return levels[torch.bucketize(x.contiguous(), (levels[1:] + levels[:-1]) / 2)]
+
+
+def _recognised(drawn: Tensor, asked: Tensor, real: datasets.Labelled, held_out: datasets.Labelled) -> dict[str, float]:
+    from sklearn.neighbors import KNeighborsClassifier
+
+    judge = KNeighborsClassifier(3).fit(real.x[:COMPARED].flatten(1).numpy(), real.y[:COMPARED].numpy())
+    return {
+        "recognised_as_asked": judge.score(drawn.flatten(1).numpy(), asked.numpy()),
+        "held_out_images_recognised": judge.score(
+            held_out.x[:COMPARED].flatten(1).numpy(), held_out.y[:COMPARED].numpy()
+        ),
+    }
+
+
+def _apart(x: Tensor, held_out: Tensor, n: int, repeats: int = 4) -> float:
+    """The energy distance of n of the images to held-out ones, a mean over up to `repeats` such parts.
+
+    With one n for drawn and for real images both have the same floor, which falls with the number of images.
+    """
+    parts = x[_order(len(x))].split(n)[: min(repeats, len(x) // n)]
+    return fmean(metrics.energy_distance(part, held_out[:APART]) for part in parts)
+
+
+def nearer(x: Tensor, seen: Tensor, unseen: Tensor) -> float:
+    """Is the nearest image one that was seen in training? 0.5 where x knows neither set better; 1 for copies of `seen`.
+
+    With s the share of rows of x whose nearest image is among the N seen, not among the m unseen ones (a tie counts
+    half), it is (s / N) / (s / N + (1 - s) / m): for images alike in law, each of the N + m is the nearest one equally
+    often, so s = N / (N + m), and this is 1/2 whatever N and m. As many images of each set would give 1/2 as well, but
+    a subset of those seen lacks most of those that were copied: copies of N would look like copies of m. Distances in
+    pixels see copies, not images merely like one another.
+
+    >>> seen, unseen = torch.tensor([[0.0], [1.0], [2.0]]), torch.tensor([[5.0]])
+    >>> nearer(torch.tensor([[0.1], [1.1], [4.0], [6.0]]), seen, unseen), nearer(seen, seen, unseen)
+    (0.25, 1.0)
+    """
+    to_seen, to_unseen = _nearest(x, seen), _nearest(x, unseen)
+    share = ((to_seen < to_unseen).sum() + (to_seen == to_unseen).sum() / 2).item() / len(x)
+    for_seen, for_unseen = share / len(seen), (1 - share) / len(unseen)
+    return for_seen / (for_seen + for_unseen)
+
+
+def _nearest(x: Tensor, data: Tensor) -> Tensor:
+    """The distance to the nearest row, by a product of matrices: as sharp as this needs, and fast for all of a set."""
+    x, data = x.flatten(1), data.flatten(1)
+    return torch.cat([torch.cdist(part, data).amin(1) for part in x.split(max(1, 2**24 // len(data)))])
+
+
 def compare(path: Path, model: nn.Module, data: Data, seed: int) -> None:
-    """Write a picture to `path`: generated images on the left, one class a row, real held-out ones on the right."""
+    """Write a picture to `path`: generated images on the left, one class a row, real held-out ones on the right.
+
+    Of more than ten classes the first ten.
+    """
     from matplotlib.figure import Figure
 
     from fmlib import figures

@@ -1,5 +1,6 @@
 """`python -m fmlib`, mostly inside this process; one child process is interrupted as by Ctrl-C."""
 
+import os
 import re
 import shutil
 import signal
@@ -12,12 +13,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers import SHARED_DATA
+from helpers import SHARED_DATA, one_sentence
 from PIL import Image
 
 import fmlib
 from fmlib import __main__ as cli
-from fmlib import checkpoints, datasets, evaluation
+from fmlib import checkpoints, datasets, evaluation, metrics
 from fmlib.models import MLP, ResidualMLP
 
 
@@ -57,7 +58,7 @@ def size(picture: Path) -> tuple[int, int]:
 
 
 def names(folder: Path) -> list[str]:
-    return sorted(path.name.partition("-")[0] for path in folder.iterdir() if path.name != ".lock")
+    return sorted(path.name.partition("-")[0] for path in folder.iterdir() if path.name != ".fmlib-lock")
 
 
 # Train
@@ -72,8 +73,9 @@ def test_train_writes_a_checkpoint_and_a_picture_and_prints_its_scores(tmp_path,
     assert isinstance(model, ResidualMLP) and (about["data"], about["steps"], about["seed"]) == ("digits", 4, 5)
     printed = {name: float(value) for name, value in re.findall(r"^([a-z ]+): (\d+\.\d+)$", out, re.MULTILINE)}
     stored = {name.replace("_", " "): value for name, value in about["metrics"].items()}
-    assert printed == pytest.approx(stored, abs=1e-4) and len(stored) == 4
+    assert printed == pytest.approx(stored, abs=1e-4) and len(stored) == 6
     assert stored["held out images recognised"] > 0.95 and stored["energy distance over its floor"] > 2
+    assert 0.3 < stored["held out images nearer to training images"] < 0.7
     assert out.startswith("digits: 1437 images") and "4 steps" in out and str(tmp_path / "samples.png") in out
     assert size(tmp_path / "samples.png") == (900, 480) and err == ""
     assert cli.main(["sample", str(tmp_path), "--n", "2", "--steps", "1", "--out", str(tmp_path / "x.npz")]) == 0
@@ -83,7 +85,8 @@ def test_perfect_samples_would_score_as_real_digits():
     real, held_out = datasets.digits("train"), datasets.digits("test")
     scores = evaluation.score(real.x, real.y, real, held_out)
     assert scores["recognised_as_asked"] > 0.98 and scores["energy_distance_over_its_floor"] == 1
-    assert scores["distance_to_nearest_training_image_over_held_out"] == 0
+    assert scores["energy_distance_as_pictures_over_its_floor"] == 1 and scores["nearer_to_training_images"] == 1
+    assert evaluation.score(held_out.x, held_out.y, real, held_out)["nearer_to_training_images"] < 0.2
     noise = evaluation.score(torch.randn(len(real.x), 64), real.y, real, held_out)
     assert noise["recognised_as_asked"] < 0.25 and noise["energy_distance_over_its_floor"] > 10
 
@@ -169,7 +172,7 @@ def test_interrupted_by_ctrl_c_the_last_checkpoint_is_whole(tmp_path):
     assert err.splitlines() == ["interrupted; the last checkpoint, if one was saved, is whole: go on with --resume"]
     model, about = checkpoints.load(tmp_path)
     assert about["steps"] % 20 == 0 and set(names(tmp_path)) == {"checkpoint.json", "state", "weights"}
-    assert not set(tmp_path.glob(".*")) - {tmp_path / ".lock"}
+    assert not set(tmp_path.glob(".*")) - {tmp_path / ".fmlib-lock"}
 
 
 # Images
@@ -207,9 +210,154 @@ def test_train_and_sample_a_folder_of_images(classes, small_images, tmp_path, ca
 def test_images_are_held_out_but_never_the_only_one_of_a_class():
     labels = torch.tensor([0] * 19 + [1] + [2] * 10)
     train, held_out = evaluation._divided(datasets.Labelled(torch.arange(30.0)[:, None], labels))
-    assert held_out.x.flatten().tolist() == [9, 29] and train.y.unique().tolist() == [0, 1, 2]
-    with pytest.raises(ValueError, match="at least 20 images are needed .*, got 20 of 2 classes"):
-        evaluation._divided(datasets.Labelled(torch.arange(20.0)[:, None], labels[:20]))
+    assert len(held_out.x) == 3 and train.y.unique().tolist() == [0, 1, 2]
+    assert sorted([*train.x.flatten().tolist(), *held_out.x.flatten().tolist()]) == list(range(30))
+    for n, classes in [(19, 1), (22, 21), (40, 40)]:
+        y = torch.arange(n).clamp(max=classes - 1)
+        with pytest.raises(ValueError, match=f"at least 20 images are needed .*, got {n} of {classes} classes"):
+            evaluation._divided(datasets.Labelled(torch.arange(float(n))[:, None], y))
+
+
+def test_the_first_image_of_a_class_is_never_held_out():
+    for n in range(20, 120):
+        y = torch.randint(6, (n,), generator=torch.Generator().manual_seed(n))
+        rows = datasets.Labelled(torch.arange(float(n))[:, None], y)
+        train, held_out = evaluation._divided(rows)
+        firsts = {y.tolist().index(label) for label in y.tolist()}
+        assert firsts <= set(train.x.flatten().tolist()) and len(held_out.x) == n // 10
+        for part in (train, held_out):
+            assert torch.equal(part.y, y[part.x.flatten().long()])
+
+
+def test_the_rows_held_out_are_spread_over_ordered_data():
+    """Of 5,000 rows, 500 at random: their mean place is 2,500 within four standard errors, and no period shows."""
+    rows = datasets.Labelled(torch.arange(5000.0)[:, None], torch.zeros(5000, dtype=torch.long))
+    for part in (evaluation._divided(rows)[1].x, evaluation.shuffled(rows).x[:500]):
+        place = part.flatten()
+        assert abs(place.mean() - 2500) < 4 * 5000 / 12**0.5 / 500**0.5
+        last = torch.bincount(place.long() % 10, minlength=10)
+        assert len(last) == 10 and ((last - 50).abs() < 4 * 45**0.5).all()
+    assert torch.equal(evaluation.shuffled(rows).x.sort(0).values, rows.x)
+
+
+def test_the_halves_of_mnist_are_as_far_apart_as_samples_of_one_law(monkeypatch):
+    """In the order of the files they are not: the second half is of other writers."""
+    ordered = mnist_test(monkeypatch)
+    held_out = evaluation.shuffled(evaluation.load("mnist", "test").held_out).x.flatten(1)
+    assert len(held_out) == 1000
+    x = evaluation.shuffled(ordered).x
+
+    def over_law(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        """The distances of parts of 250 over (1/n + 1/m) E|X - X'|, their mean for one law."""
+        law = 2 / 250 * torch.cdist(a[:1000], b[:1000]).mean()
+        pairs = zip(a[:1000].split(250), b[:1000].split(250), strict=True)
+        return torch.tensor([metrics.energy_distance(*pair) for pair in pairs]) / law
+
+    for mine in (over_law(x[:5000], x[5000:]), over_law(held_out, x[5000:])):
+        assert abs(mine.mean() - 1) < 4 * mine.std() / 2 and mine.max() < 2
+    in_order = over_law(ordered.x[:5000], ordered.x[5000:])
+    assert in_order.min() > 2 and in_order.mean() > 3
+
+
+def mnist_test(monkeypatch) -> datasets.Labelled:
+    if not (SHARED_DATA / "t10k-images-idx3-ubyte.gz").exists():
+        pytest.skip("no ../shared/data with MNIST beside the checkout")
+    monkeypatch.setenv("FMLIB_DATA_DIR", str(SHARED_DATA))
+    return datasets.mnist("test")
+
+
+# Scores
+
+
+def normal_set(n: int, seed: int, dim: int = 4) -> datasets.Labelled:
+    x = torch.randn(n, dim, generator=torch.Generator().manual_seed(seed))
+    return datasets.Labelled(x, torch.zeros(n, dtype=torch.long))
+
+
+@pytest.mark.parametrize("seen, unseen", [(400, 400), (2000, 200), (200, 2000)])
+def test_new_images_are_nearer_to_neither_set_whatever_their_sizes(seen, unseen):
+    """Means over forty worlds, within four standard errors of 1/2."""
+    sets = [[normal_set(n, 3 * world + i).x for i, n in enumerate((300, seen, unseen))] for world in range(40)]
+    values = torch.tensor([evaluation.nearer(*world) for world in sets])
+    assert abs(values.mean() - 0.5) < 4 * values.std() / 40**0.5 and values.std() < 0.1
+
+
+@pytest.mark.parametrize("copied", [0.0, 0.25, 0.5, 1.0])
+def test_the_share_of_copies_shows_as_theory_has_it(copied):
+    """With a share c of copies, s = c + (1 - c) N / (N + m); one training image in the place of m N would be hidden."""
+    seen, unseen, n = normal_set(1500, 1).x, normal_set(500, 2).x, 4000
+    new = normal_set(n, 3).x
+    drawn = torch.cat([seen[torch.arange(int(copied * n)) % 1500] + 1e-3, new[int(copied * n) :]])
+    share = copied + (1 - copied) * 1500 / 2000
+    expected = share / 1500 / (share / 1500 + (1 - share) / 500)
+    assert evaluation.nearer(drawn, seen, unseen) == pytest.approx(expected, abs=0.05)
+
+
+def test_a_tie_counts_half():
+    points = torch.tensor([[0.0], [10.0]])
+    assert evaluation.nearer(torch.tensor([[5.0]]), points[:1], points[1:]) == 0.5
+    assert evaluation.nearer(points, points, points) == 0.5
+
+
+def test_perfect_samples_stand_at_one_floor_whatever_their_number():
+    """Forty worlds: sets of one law, more drawn than real and fewer; the mean difference lies within four errors."""
+    for n in (60, 700):
+        apart, floors = [], []
+        for world in range(40):
+            drawn, real, held_out = (normal_set(k, 3 * world + i).x for i, k in enumerate((n, 200, 100)))
+            apart.append(evaluation._apart(drawn, held_out, min(n, 200)))
+            floors.append(evaluation._apart(real, held_out, min(n, 200)))
+        difference = torch.tensor(apart) - torch.tensor(floors)
+        assert (
+            abs(difference.mean()) < 4 * difference.std() / 40**0.5 and difference.std() < torch.tensor(floors).mean()
+        )
+
+
+def test_the_order_of_the_rows_does_not_move_the_scores_of_ordered_sets():
+    """Real and held-out sets of two clusters, sorted: their first rows alone would show one cluster."""
+    sets = []
+    for n, seed in ((6000, 1), (1500, 2), (600, 3)):
+        x, _ = normal_set(n, seed)
+        y = (torch.arange(n) >= n // 2).long()
+        sets.append(datasets.Labelled(x + 20 * y[:, None], y))
+    real, held_out, drawn = sets
+    scores = evaluation.score(drawn.x, drawn.y, real, held_out)
+    assert scores["recognised_as_asked"] == scores["held_out_images_recognised"] == 1
+    assert 0.4 < scores["energy_distance_over_its_floor"] < 2.5  # a part of one cluster is thousands of floors away
+
+
+def test_as_pictures_rounds_to_the_levels_of_the_data_and_clips():
+    x = torch.tensor([[-1.7, -0.94, -0.93, 0.06, 0.07, 0.99, 1.4]])
+    assert evaluation.as_pictures(x, datasets.digits().x).tolist() == [[-1, -1, -0.875, 0, 0.125, 1, 1]]
+    real = datasets.digits("test").x
+    assert torch.equal(evaluation.as_pictures(real, datasets.digits().x), real)
+    bytes = torch.arange(256.0)[:, None] / 127.5 - 1
+    values = 3 * torch.rand(1000, 1) - 1.5
+    expected = ((values + 1) * 127.5).round().clamp(0, 255) / 127.5 - 1
+    torch.testing.assert_close(evaluation.as_pictures(values, bytes), expected)
+
+
+def test_noise_that_pictures_do_not_show_moves_only_the_raw_score():
+    real, held_out = datasets.digits("train"), datasets.digits("test")
+    shaken = real.x + 0.06 * (2 * torch.rand(real.x.shape) - 1)  # less than half a level
+    scores = evaluation.score(shaken, real.y, real, held_out)
+    assert scores["energy_distance_as_pictures_over_its_floor"] == 1 < scores["energy_distance_over_its_floor"]
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"drawn": torch.zeros(3, 5)}, r"drawn must hold images of shape \(4,\), got \(5,\)"),
+        ({"asked": torch.zeros(2)}, r"asked must hold one label for each of 3 images, got \(2,\)"),
+        ({"held_out": normal_set(1, 0)}, "held_out must hold at least two images, got 1"),
+        ({"drawn": torch.full((3, 4), torch.nan)}, "drawn has 12 NaN or infinite values"),
+    ],
+)
+def test_what_cannot_be_scored(change, message):
+    usual = {"drawn": torch.zeros(3, 4), "asked": None, "real": normal_set(9, 0), "held_out": normal_set(9, 1)}
+    with pytest.raises(ValueError, match=message) as error:
+        evaluation.score(**(usual | change))
+    assert one_sentence(error)
 
 
 def test_a_folder_goes_by_one_name_and_has_no_split(small_images, tmp_path, monkeypatch, capsys):
@@ -220,7 +368,7 @@ def test_a_folder_goes_by_one_name_and_has_no_split(small_images, tmp_path, monk
     command = ["--out", "run", "--steps", "2", "--batch-size", "4", "--resume"]
     assert cli.main(["train", "data", *command]) == 0
     out = capsys.readouterr().out
-    assert "labels, with their images to train on: 0 a (9), 1 b (9)" in out
+    assert "labels, with their images to train on: 0 a (8), 1 b (10)" in out
     assert out.index("trained in") < out.index("energy distance")
     assert cli.main(["train", "./data/", *command]) == 0
     capsys.readouterr()
@@ -228,9 +376,7 @@ def test_a_folder_goes_by_one_name_and_has_no_split(small_images, tmp_path, monk
 
 
 def test_train_mnist(small_images, tmp_path, monkeypatch, capsys):
-    if not (SHARED_DATA / "t10k-images-idx3-ubyte.gz").exists():
-        pytest.skip("no ../shared/data with MNIST beside the checkout")
-    monkeypatch.setenv("FMLIB_DATA_DIR", str(SHARED_DATA))
+    mnist_test(monkeypatch)
     command = ["train", "mnist", "--split", "test", "--steps", "2", "--batch-size", "8", "--out", str(tmp_path)]
     assert cli.main(command) == 0
     out = capsys.readouterr().out
@@ -272,6 +418,34 @@ def test_sample_of_one_label(trained, tmp_path):
     out = tmp_path / "seven.npz"
     assert cli.main(["sample", str(trained), "--n", "3", "--label", "7", "--steps", "2", "--out", str(out)]) == 0
     assert np.load(out)["y"].tolist() == [7, 7, 7]
+
+
+class Still(ResidualMLP):
+    """A network that leaves the noise as it is."""
+
+    def forward(self, x, t, label=None):
+        return torch.zeros_like(x)
+
+
+def test_ten_commands_of_a_label_each_draw_as_good_a_set_as_ten_seeds(trained, tmp_path, monkeypatch):
+    """Seen on the noise itself, which must be like independent normal numbers, and the same in the same command."""
+    monkeypatch.setattr(checkpoints, "load", lambda run: (Still(64, 4, 1, classes=10).eval(), {"data": "digits"}))
+
+    def drawn(*options: str) -> torch.Tensor:
+        out = str(tmp_path / "x.npz")
+        assert cli.main(["sample", str(trained), "--n", "40", "--steps", "1", "--out", out, *options]) == 0
+        return torch.from_numpy(np.load(out)["x"])
+
+    sets = [drawn("--label", str(label)) for label in range(10)] + [drawn(), drawn("--label", "0", "--seed", "1")]
+    assert torch.equal(sets[3], drawn("--label", "3"))
+    numbers = torch.stack([x.flatten() for x in sets]).double()
+    correlation = numbers.corrcoef() - torch.eye(12)
+    assert correlation.abs().max() < 4.5 / (40 * 64) ** 0.5
+    generator = torch.Generator().manual_seed(9)
+    mine, (other, third) = torch.cat(sets[:10]), torch.randn(2, 400, 64, generator=generator)
+    floor = metrics.energy_distance(other, third)
+    assert metrics.energy_distance(mine, third) < 1.1 * floor
+    assert metrics.energy_distance(sets[0].repeat(10, 1), third) > 1.5 * floor  # one noise for all labels
 
 
 @pytest.mark.parametrize("n", ["1", "25"])
@@ -328,6 +502,7 @@ TRAIN = {
     "negative steps": (["digits", "--steps", "-4"], "steps must be at least 1, got -4"),
     "device": (["digits", "--device", "abacus"], "device 'abacus' cannot be used here"),
     "seed": (["digits", "--seed", str(2**70)], "Overflow"),
+    "nothing": ([""], "unknown data set ''; known: digits"),
 }
 SAMPLE = {
     "no samples": ("good", ["--n", "0"], "n must be at least 1, got 0"),
@@ -366,6 +541,13 @@ def test_bad_sampling(run, options, message, suffix, trained, others, tmp_path, 
     assert not list(tmp_path.iterdir())
 
 
+def test_no_name_is_not_the_current_folder(trained, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(shutil.copytree(trained, tmp_path / "here"))
+    assert refused(["train", "digits", "--out", ""], "--out must name a folder, got ''", capsys)
+    assert refused(["sample", "", "--out", "x.npz"], "run must name the folder of a checkpoint, got ''", capsys)
+    assert sorted(os.listdir()) == sorted(path.name for path in trained.iterdir())
+
+
 @pytest.mark.parametrize("name", ["x.jpg", "x", "npz"])
 def test_a_file_of_another_kind(name, trained, tmp_path, capsys):
     message = "unknown kind of output file '.*'; known: .npz, .png"
@@ -392,11 +574,88 @@ def test_a_disk_that_fails_while_writing_leaves_no_file(trained, tmp_path, capsy
 
 
 def test_an_error_without_words_is_named(monkeypatch, capsys):
-    def fail():
+    def fail(options):
         raise TimeoutError
 
     monkeypatch.setattr(cli, "info", fail)
     assert refused(["info"], "TimeoutError", capsys)
+
+
+# Terminals, pipes and several processes
+
+
+def command(*arguments, **options) -> subprocess.Popen:
+    """The command line as a child process, quick: one small network, a picture of nothing, one step of sampling."""
+    code = """if True:
+        import sys
+        from fmlib import __main__ as cli, evaluation
+        evaluation.network = lambda data: evaluation.models.UNet((3, 32, 32), 8, classes=len(data.classes))
+        evaluation.compare = lambda path, *_: path.touch()
+        draw = evaluation.draw
+        evaluation.draw = lambda model, labels, seed, steps=1: draw(model, labels, seed, 1)
+        sys.exit(cli.main())
+    """
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options
+    )
+
+
+def two_classes(data: Path, names: tuple) -> None:
+    for i in range(24):
+        folder = os.path.join(os.fsencode(data), os.fsencode(names[i % 2]))
+        os.makedirs(folder, exist_ok=True)
+        with open(os.path.join(folder, b"%02d.png" % i), "wb") as file:
+            Image.new("RGB", (8, 8), (9 * i, 200 * (i % 2), 50)).save(file, "png")
+
+
+SHORT = ["--steps", "2", "--batch-size", "4", "--device", "cpu"]
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "utf-8"])
+def test_a_name_that_the_terminal_cannot_show_stops_nothing(encoding, tmp_path):
+    two_classes(tmp_path / "data", ("\u732b", b"caf\xe9"))
+    environment = {**os.environ, "PYTHONIOENCODING": encoding, "PYTHONUTF8": "0"}
+    child = command("train", tmp_path / "data", "--out", tmp_path / "run", *SHORT, env=environment)
+    out, err = child.communicate(timeout=100)
+    assert child.returncode == 0 and err == b"", err
+    shown = "\u732b".encode(encoding, "backslashreplace")
+    assert b"1 " + shown + b" (" in out and b"0 caf\\udce9 (" in out and b"wrote " in out
+    assert checkpoints.load(tmp_path / "run")[1]["classes"] == ["caf\udce9", "\u732b"]
+
+
+def test_a_reader_who_leaves_takes_nothing_along(tmp_path):
+    """As with `| head -1`: the end that is read is closed after the first line."""
+    two_classes(tmp_path / "data", ("a", "b"))
+    child = command("train", tmp_path / "data", "--out", tmp_path / "run", *SHORT)
+    with child:
+        assert child.stdout.readline().startswith(str(tmp_path / "data").encode())
+        child.stdout.close()
+        err = child.stderr.read()
+    assert child.returncode == 0 and err == b"", err
+    assert (tmp_path / "run" / "samples.png").exists()
+    assert "energy_distance_over_its_floor" in checkpoints.load(tmp_path / "run")[1]["metrics"]
+
+
+def test_several_processes_say_once_what_is_wrong(tmp_path):
+    """The report of torchrun below it cannot be helped: it is of the process that started these."""
+    run = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "fmlib", "train"]
+    wrong = ["digits", "--batch-size", "33", "--steps", "2", "--device", "cpu", "--out", tmp_path / "run"]
+    result = subprocess.run([*run, *wrong], capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    said = [line for line in result.stderr.splitlines() if line.startswith("fmlib: ")]
+    assert said == ["fmlib: batch_size 33 must be a multiple of 2 processes x 1 parts"] and result.returncode
+
+
+def test_the_first_process_of_an_attempt_speaks_for_all(tmp_path, monkeypatch, capsys):
+    for attempt in (0, 1):
+        for process in (1, 0, 2):
+            (tmp_path / f"attempt_{attempt}" / str(process)).mkdir(parents=True)
+            error_file = tmp_path / f"attempt_{attempt}" / str(process) / "error.json"
+            monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(error_file))
+            cli.complain(f"fmlib: {attempt} {process}")
+    assert capsys.readouterr().err == "fmlib: 0 1\nfmlib: 1 1\n"
+    monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(tmp_path / "no" / "such" / "folder"))
+    cli.complain("fmlib: all the same")
+    assert capsys.readouterr().err == "fmlib: all the same\n"
 
 
 @pytest.mark.parametrize("line", ["", "paint", "train digits", "sample run --out x.npz --n many"])
