@@ -101,19 +101,19 @@ cpu-torch:
 	timeout 20 $(BIN)/python -m pip index versions torch -vv --timeout 10 --retries 0 "$${from[@]}" > $(LOG) 2>&1; answer=$$?; \
 	if ! grep -qE '^Available versions:.* $(subst +,\+,$(CPU_TORCH))(,|$$)' $(LOG); then \
 		problem="has no torch $(CPU_TORCH) for this Python"; \
-		if [ $$answer = 124 ] || grep -q 'Could not fetch URL' $(LOG); then problem="cannot be reached"; fi; \
+		if [ $$answer = 124 ] || grep -qE "Could not fetch URL|/torch/' is ignored|not a trusted" $(LOG); then problem="cannot be reached"; fi; \
 		echo "TORCH=cpu: $(TORCH_INDEX) $$problem (log: $(LOG)), going on with PyTorch's default build"; exit 0; \
 	fi; \
 	echo "Installing PyTorch's CPU build into $(VENV), in place of any other (log: $(LOG))"; \
 	$(BIN)/python -m pip install --no-deps --timeout 10 --retries 1 "$${from[@]}" torch==$(CPU_TORCH) > $(LOG) 2>&1 || { $(REASON); exit 1; }; \
-	cuda=$$($(BIN)/python -m pip list --format=freeze 2> /dev/null | sed -nE 's/^((nvidia|cuda)[-_][^=]*|triton)==.*/\1/p'); \
+	cuda=$$(ls $(PACKAGES) | sed -nE 's/^((nvidia|cuda)_[^-]*|triton)-.*\.dist-info$$/\1/p'); \
 	[ -z "$$cuda" ] || $(BIN)/python -m pip uninstall -y $$cuda >> $(LOG) 2>&1
 
 # These three are parts of recipes.
 define ENVIRONMENT
 command -v $(PYTHON) > /dev/null || { echo "Python not found: install Python 3.11 or newer, or say make PYTHON=/path/to/python3"; exit 1; }; \
 $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed, found $$($(PYTHON) --version 2>&1): say make PYTHON=/path/to/python3"; exit 1; }; \
-$(BIN)/python -m pip --version > /dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV) || { echo "Could not create $(VENV): is the venv module installed and the disk not full?"; exit 1; }
+$(BIN)/python -c 'import pip' > /dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV) || { echo "Could not create $(VENV): is the venv module installed and the disk not full?"; exit 1; }
 endef
 
 define REASON
