@@ -93,19 +93,20 @@ cpu-torch: export PIP_FIND_LINKS = $(VENV)
 cpu-torch: LOG = $(VENV)/torch.log
 cpu-torch:
 	@[ "$(TORCH)" = cpu ] || { echo "TORCH is cpu or nothing, not '$(TORCH)'"; exit 1; }; \
-	[ "$$(uname)" = Linux ] || { echo "TORCH=cpu changes nothing here: PyTorch brings CUDA by default on Linux only"; exit 0; }; \
+	[ "$$(uname)" = Linux ] || { echo "TORCH=cpu changes nothing here: only on Linux does PyTorch bring CUDA"; exit 0; }; \
 	if [ -x $(BIN)/python ] && ls -d $(PACKAGES)/torch-$(CPU_TORCH).dist-info > /dev/null 2>&1; then $(KEPT); exit 0; fi; \
 	$(ENVIRONMENT); \
 	from=(--index-url '$(TORCH_INDEX)'); \
 	[ ! -d '$(TORCH_INDEX)' ] || from=(--no-index --find-links '$(TORCH_INDEX)' --find-links '$(TORCH_INDEX)/torch'); \
 	timeout 20 $(BIN)/python -m pip index versions torch -vv --timeout 10 --retries 0 "$${from[@]}" > $(LOG) 2>&1; answer=$$?; \
 	if ! grep -qE '^Available versions:.* $(subst +,\+,$(CPU_TORCH))(,|$$)' $(LOG); then \
-		problem="has no torch $(CPU_TORCH) for this Python"; \
-		if [ $$answer = 124 ] || grep -qE "Could not fetch URL|/torch/' is ignored|not a trusted" $(LOG); then problem="cannot be reached"; fi; \
+		if [ $$answer = 124 ] || grep -qE "Could not fetch URL|/torch/' is ignored|not a trusted" $(LOG); then \
+			problem="cannot be reached"; else problem="has no torch $(CPU_TORCH) for this Python"; fi; \
 		echo "TORCH=cpu: $(TORCH_INDEX) $$problem (log: $(LOG)), going on with PyTorch's default build"; exit 0; \
 	fi; \
 	echo "Installing PyTorch's CPU build into $(VENV), in place of any other (log: $(LOG))"; \
-	$(BIN)/python -m pip install --no-deps --timeout 10 --retries 1 "$${from[@]}" torch==$(CPU_TORCH) > $(LOG) 2>&1 || { $(REASON); exit 1; }; \
+	$(BIN)/python -m pip install --no-deps --timeout 10 --retries 1 "$${from[@]}" torch==$(CPU_TORCH) > $(LOG) 2>&1 \
+		|| { $(REASON); exit 1; }; \
 	cuda=$$(ls $(PACKAGES) | sed -nE 's/^((nvidia|cuda)_[^-]*|triton)-.*\.dist-info$$/\1/p'); \
 	[ -z "$$cuda" ] || $(BIN)/python -m pip uninstall -y $$cuda >> $(LOG) 2>&1
 

@@ -164,6 +164,7 @@ def test_cpu_build_once_installed_stays(project):
     path = project.folder / "constraints.txt"
     path.write_text(path.read_text().replace(f"torch=={VERSION}", "torch==2.14.0"))
     project.make("install")  # another version of PyTorch, and nobody says TORCH=cpu again
+    assert project.calls()[-1].endswith("-e .[course]")
     assert "torch-2.14.0+cpu" in project.torch() and not any("nvidia" in name for name in project.torch())
 
 
