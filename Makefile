@@ -1,4 +1,4 @@
-# The course's commands. `lab` and `test` create .venv and install what they need.
+# The course's commands; `make help` lists them. Whatever needs packages creates .venv and installs them first.
 SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
@@ -6,11 +6,33 @@ BIN := $(VENV)/bin
 LOG := $(VENV)/install.log
 LAB_FLAGS ?=
 WORKERS ?= auto
+# TORCH=cpu takes PyTorch without CUDA from this index, a URL or a folder of wheels. Once installed, that build stays.
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+TORCH ?= $(if $(wildcard $(PACKAGES)/torch-*+cpu.dist-info),cpu)
+CPU_TORCH := $(shell sed -n 's/^torch==//p' constraints.txt)+cpu
+PACKAGES = $(VENV)/lib/python3*/site-packages
 NOTEBOOKS := $(sort $(wildcard notebooks/[0-9]*.ipynb))
 # Tests and notebooks run side by side, one to a core, so each takes one thread.
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
 
-.PHONY: install lab test test-unit test-notebooks test-browser run bench workshop check-room site lint clean
+.PHONY: help install lab test test-unit test-notebooks test-browser run bench workshop check-room site lint clean cpu-torch
+
+help:
+	@echo "make lab             install, then open JupyterLab on notebook 01 (LAB_FLAGS: its options)"
+	@echo "make install         create .venv with the course and what it needs"
+	@echo "make test            the three below: unit tests, every notebook, the browser (about 10 minutes)"
+	@echo "make test-unit       unit tests and doctests"
+	@echo "make test-notebooks  every notebook in a fresh kernel, unsolved and solved"
+	@echo "make test-browser    JupyterLab and the site in a headless Chromium"
+	@echo "make run             execute every notebook and store its outputs"
+	@echo "make bench           speed beside the peers, into benchmarks/RESULTS.md (QUICK=1: a glance, not stored)"
+	@echo "make workshop        build/workshop: notebooks, slides, handout and plan for a workshop"
+	@echo "make check-room      is this machine ready for the workshop?"
+	@echo "make site            build/site: the notebooks and the reference as pages"
+	@echo "make lint            ruff's check and its format"
+	@echo "make clean           remove .venv, .venv-bench and build"
+	@echo "TORCH=cpu            with any of them, PyTorch without CUDA: on Linux without an NVIDIA GPU"
+	@echo "PYTHON=, WORKERS=    the Python for .venv, the number of tests side by side"
 
 install: $(VENV)/.course
 
@@ -38,7 +60,7 @@ run: $(VENV)/.dev
 
 # The peers live in an environment of their own.
 bench:
-	@$(MAKE) --no-print-directory VENV=.venv-bench .venv-bench/.bench
+	@$(MAKE) --no-print-directory VENV=.venv-bench $(if $(TORCH),TORCH=$(TORCH)) .venv-bench/.bench
 	.venv-bench/bin/python -m benchmarks $(if $(QUICK),--quick,--out benchmarks/RESULTS.md)
 
 workshop: $(VENV)/.publish
@@ -58,13 +80,47 @@ clean:
 	rm -rf $(VENV) .venv-bench build *.egg-info
 
 # A stamp per set of extras, renewed when the list of dependencies changes: a second run starts at once.
-$(VENV)/.course $(VENV)/.dev $(VENV)/.bench $(VENV)/.publish: $(VENV)/.%: pyproject.toml constraints.txt
-	@command -v $(PYTHON) > /dev/null || { echo "Python not found: install Python 3.11 or newer, or say make PYTHON=/path/to/python3"; exit 1; }
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed, found $$($(PYTHON) --version 2>&1): say make PYTHON=/path/to/python3"; exit 1; }
-	@$(BIN)/python -m pip --version > /dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV) || { echo "Could not create $(VENV): is the venv module installed and the disk not full?"; exit 1; }
+$(VENV)/.course $(VENV)/.dev $(VENV)/.bench $(VENV)/.publish: $(VENV)/.%: pyproject.toml constraints.txt | $(if $(TORCH),cpu-torch)
+	@$(ENVIRONMENT)
 	@echo "Installing into $(VENV) (a few minutes the first time; log: $(LOG))"
-	@$(BIN)/python -m pip install --retries 2 -c constraints.txt -e '.[$*]' > $(LOG) 2>&1 || { \
-		if grep -qi 'no space left' $(LOG); then echo "No space left on the disk while installing: free about 3 GB (12 GB with CUDA) and run make again"; \
-		elif grep -qiE 'connection|network|resolve|timed out|unreachable' $(LOG); then echo "No network while installing: connect and run make again (log: $(LOG))"; \
-		else echo "Installing failed: $$(grep -m1 ERROR $(LOG)) (log: $(LOG))"; fi; exit 1; }
+	@$(BIN)/python -m pip install --retries 2 -c constraints.txt -e '.[$*]' > $(LOG) 2>&1 || { $(REASON); exit 1; }
 	@touch $@
+
+# PyTorch alone and first: what is installed next finds it there, and looks for nothing else on this index. The two
+# exported variables take the place of what pip's own settings may name as further sources.
+cpu-torch: export PIP_EXTRA_INDEX_URL = $(TORCH_INDEX)
+cpu-torch: export PIP_FIND_LINKS = $(VENV)
+cpu-torch: LOG = $(VENV)/torch.log
+cpu-torch:
+	@[ "$(TORCH)" = cpu ] || { echo "TORCH is cpu or nothing, not '$(TORCH)'"; exit 1; }; \
+	[ "$$(uname)" = Linux ] || { echo "TORCH=cpu changes nothing here: only on Linux does PyTorch bring CUDA"; exit 0; }; \
+	if [ -x $(BIN)/python ] && ls -d $(PACKAGES)/torch-$(CPU_TORCH).dist-info > /dev/null 2>&1; then $(KEPT); exit 0; fi; \
+	$(ENVIRONMENT); \
+	from=(--index-url '$(TORCH_INDEX)'); \
+	[ ! -d '$(TORCH_INDEX)' ] || from=(--no-index --find-links '$(TORCH_INDEX)' --find-links '$(TORCH_INDEX)/torch'); \
+	timeout 20 $(BIN)/python -m pip index versions torch -vv --timeout 10 --retries 0 "$${from[@]}" > $(LOG) 2>&1; answer=$$?; \
+	if ! grep -qE '^Available versions:.* $(subst +,\+,$(CPU_TORCH))(,|$$)' $(LOG); then \
+		if [ $$answer = 124 ] || grep -qE "Could not fetch URL|/torch/' is ignored|not a trusted" $(LOG); then \
+			problem="cannot be reached"; else problem="has no torch $(CPU_TORCH) for this Python"; fi; \
+		echo "TORCH=cpu: $(TORCH_INDEX) $$problem (log: $(LOG)), going on with PyTorch's default build"; exit 0; \
+	fi; \
+	echo "Installing PyTorch's CPU build into $(VENV), in place of any other (log: $(LOG))"; \
+	$(BIN)/python -m pip install --no-deps --timeout 10 --retries 1 "$${from[@]}" torch==$(CPU_TORCH) > $(LOG) 2>&1 \
+		|| { $(REASON); exit 1; }; \
+	cuda=$$(ls $(PACKAGES) | sed -nE 's/^((nvidia|cuda)_[^-]*|triton)-.*\.dist-info$$/\1/p'); \
+	[ -z "$$cuda" ] || $(BIN)/python -m pip uninstall -y $$cuda >> $(LOG) 2>&1
+
+# These three are parts of recipes.
+define ENVIRONMENT
+command -v $(PYTHON) > /dev/null || { echo "Python not found: install Python 3.11 or newer, or say make PYTHON=/path/to/python3"; exit 1; }; \
+$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed, found $$($(PYTHON) --version 2>&1): say make PYTHON=/path/to/python3"; exit 1; }; \
+$(BIN)/python -c 'import pip' > /dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV) || { echo "Could not create $(VENV): is the venv module installed and the disk not full?"; exit 1; }
+endef
+
+define REASON
+if grep -qi 'no space left' $(LOG); then echo "No space left on the disk while installing: free about 3 GB (12 GB with CUDA) and run make again"; \
+elif grep -qiE 'connection|network|name resolution|failed to resolve|timed out|unreachable' $(LOG); then echo "No network while installing: connect and run make again (log: $(LOG))"; \
+else echo "Installing failed: $$(grep -m1 ERROR $(LOG)) (log: $(LOG))"; fi
+endef
+
+KEPT = $(if $(filter file,$(origin TORCH)),echo "PyTorch in $(VENV) stays the CPU build (for the default one: make clean, then make again)",:)

@@ -22,9 +22,10 @@ def test_registry_is_the_one_in_the_code():
     assert dict(line.split(" sha256:") for line in lines if line) == datasets.REGISTRY
 
 
-def test_conda_environment_installs_from_pyproject_alone():
+def test_conda_environment_installs_from_pyproject_under_the_constraints():
     lines = [line.strip() for line in (ROOT / "environment.yml").read_text().splitlines() if not line.startswith("#")]
-    assert lines[lines.index("dependencies:") + 1 :] == ["- python>=3.11", "- pip", "- pip:", "- -e .[course]"]
+    wanted = ["- python>=3.11,<3.15", "- pip", "- pip:", "- -c constraints.txt", "- -e .[course]"]
+    assert lines[lines.index("dependencies:") + 1 :] == wanted
 
 
 def test_every_dependency_is_pinned():
