@@ -94,7 +94,7 @@ def times(t: tuple[float, float], dtype: torch.dtype = torch.float64) -> tuple[f
         raise TypeError(f"t must be a pair (start, end) of numbers, got {t!r}") from None
     if not (0 <= start <= 1 and 0 <= end <= 1) or start == end:
         raise ValueError(f"t must be two different times in [0, 1], got ({start:g}, {end:g})")
-    if torch.tensor(start, dtype=dtype) == torch.tensor(end, dtype=dtype):
+    if abs(end - start) < 1e-6 and torch.tensor(start, dtype=dtype) == torch.tensor(end, dtype=dtype):
         raise ValueError(f"t must be two times that differ in {dtype}, got ({start!r}, {end!r})")
     return start, end
 

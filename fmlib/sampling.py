@@ -107,10 +107,11 @@ def _times(steps, t, x_0: Tensor, differentiable: bool) -> Tensor:
     start, end = _validate.times(t, x_0.dtype)
     if not isinstance(steps, Tensor):
         steps = _validate.count("steps", steps)
-        times = torch.linspace(start, end, steps + 1, dtype=x_0.dtype)
-        if not bool((times.diff() * (end - start) > 0).all()):
-            raise ValueError(f"steps must be few enough for times that differ in {x_0.dtype}, got {steps} in t={t}")
-        return times.to(x_0.device, non_blocking=True)
+        if abs(end - start) / steps < 1e-6:  # equal times, perhaps
+            gaps = torch.linspace(start, end, steps + 1, dtype=x_0.dtype).diff()
+            if (gaps == 0).any():
+                raise ValueError(f"steps must be few enough for times that differ in {x_0.dtype}, got {steps} in t={t}")
+        return torch.linspace(start, end, steps + 1, dtype=x_0.dtype, device=x_0.device)
     if not steps.is_floating_point() or steps.ndim != 1 or len(steps) < 2:
         came = f"{steps.dtype} of shape {tuple(steps.shape)}"
         raise TypeError(f"steps must be an integer or a floating tensor of two or more times, got {came}")
