@@ -14,6 +14,7 @@ from torch import Tensor, nn
 import fmlib
 from fmlib import _validate, checkpoints, datasets, devices, evaluation, models, training
 from fmlib.evaluation import say
+from fmlib.runs import Checkpoints
 
 
 class Recipe(NamedTuple):
@@ -80,19 +81,19 @@ def _introduce(data: str, loaded: evaluation.Data, count: int, steps: int) -> No
 
 def _fit(network: nn.Module, loaded: evaluation.Data, recipe: Recipe, options: argparse.Namespace) -> training.Fit:
     about = {"data": options.data, "split": options.split, "seed": options.seed, "classes": loaded.classes}
+    if options.resume and options.data not in evaluation.NAMED and checkpoints.any_in(options.out):
+        before = checkpoints.read(options.out).record["about"].get("data")
+        if before not in evaluation.NAMED:  # a folder may have moved: the images themselves are compared
+            about["data"] = before
     return training.fit(
         network,
         loaded.train.x,
-        labels=loaded.train.y if loaded.classes else None,
         **recipe._asdict(),
         compile=options.compile,
         seed=options.seed,
         device=options.device,
-        checkpoint=Path(options.out),
-        checkpoint_every=options.checkpoint_every,
-        keep=options.keep,
-        resume=options.resume,
-        about=about,
+        checkpoint=Checkpoints(options.out, options.checkpoint_every, options.keep, options.resume, about),
+        **({"label": loaded.train.y} if loaded.classes else {}),
     )
 
 

@@ -98,10 +98,7 @@ class Options:
 
 def _training(folder: str | Path) -> dict:
     """What the newest checkpoint in `folder` says of its run."""
-    training = checkpoints.read(folder).record["about"].get("training", {})
-    if not isinstance(training, dict):
-        raise ValueError(f"{folder} holds a damaged record of its training: {training!r}"[:200])
-    return training
+    return checkpoints.read(folder).record["about"].get("training", {})
 
 
 @dataclass(frozen=True)
@@ -120,7 +117,7 @@ class Run:
     def begun(self) -> Iterator[int]:
         """Hold the folder, put everything back as it was in the newest checkpoint, and yield the steps done."""
         with checkpoints.locked(self.disk.folder) if self.writes else nullcontext():
-            if self.disk is None or not any(Path(self.disk.folder).glob("checkpoint*.json")):
+            if self.disk is None or not checkpoints.any_in(self.disk.folder):
                 yield 0
             else:
                 yield self._restore() if self.disk.resume else self._check_replaceable()
@@ -136,8 +133,7 @@ class Run:
         state = {f"model.{name}": value for name, value in self.model.state_dict().items()}
         state |= checkpoints.flatten_optimizer(self.optimizer)
         state |= {"losses": self.losses[:done]} | _random_states(self.losses.device)
-        unmoved = [name for name, p in self.model.named_parameters() if p not in self.optimizer.state]
-        about = self.disk.about | {"steps": done, "training": self.identity | {"unmoved": unmoved}}
+        about = self.disk.about | {"steps": done, "training": self.identity}
         keep = 1 if first else self.disk.keep
         checkpoints.save(self.disk.folder, self.averaged, state=state, keep=keep, **about)
 
@@ -176,29 +172,16 @@ class Run:
         try:
             self.averaged.load_state_dict(weights)
             self.model.load_state_dict(mine)
-            self._check_moments(state, there.get("unmoved", []))
             checkpoints.unflatten_optimizer(self.optimizer, state)
             self.losses[:done] = state["losses"].to(self.losses)
         except (RuntimeError, ValueError) as error:
             reason = " ".join(str(error).split())[:200]
-            raise ValueError(f"{folder} holds weights or moments of another network: {reason}") from None
+            raise ValueError(f"{folder} holds a state of another network: {reason}") from None
         try:
             _set_random_states(state, self.losses.device)
-        except (KeyError, RuntimeError, TypeError, ValueError) as error:
+        except (KeyError, RuntimeError, TypeError, ValueError, OverflowError) as error:
             raise ValueError(f"{folder} holds a damaged random state: {error}") from None
         return done
-
-    def _check_moments(self, state: dict[str, Tensor], unmoved: list[str]) -> None:
-        """Raise ValueError unless every parameter but the `unmoved` has its moments, of its shape."""
-        shapes = {}
-        for i, (name, p) in enumerate(self.model.named_parameters()):
-            if name not in unmoved:
-                shapes |= {f"optimizer.{i}.{what}": p.shape for what in ("exp_avg", "exp_avg_sq")}
-                shapes[f"optimizer.{i}.step"] = torch.Size()
-        found = {name: value.shape for name, value in state.items() if name.startswith("optimizer.")}
-        if found != shapes:
-            wrong = sorted(name for name in found.keys() | shapes if found.get(name) != shapes.get(name))
-            raise ValueError(f"the moments {', '.join(wrong[:3])} are missing or of another shape")
 
 
 def _random_states(place: torch.device) -> dict[str, Tensor]:

@@ -14,7 +14,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from fmlib import batches, devices
+from fmlib import batches, checkpoints, devices
 from fmlib.batches import Batch, Law
 from fmlib.objectives import VelocityMatching
 from fmlib.runs import Checkpoints, Options, Run, described
@@ -205,6 +205,8 @@ def _check_model(model: nn.Module, data: Law, loss: Loss, disk: Checkpoints | No
         raise ValueError(
             "no parameter of model requires gradients, so there is nothing to train: model.requires_grad_()"
         )
+    if disk is not None:
+        checkpoints.check_savable(model)
     if isinstance(data, Tensor) and data.is_floating_point() and dtypes and data.dtype not in dtypes:
         raise TypeError(f"data has dtype {data.dtype} and the model {dtypes.pop()}: convert one of them")
 

@@ -186,9 +186,9 @@ def test_the_states_of_pythons_and_numpys_generators_are_part_of_the_run(tmp_pat
     "damage, message",
     [
         (lambda state: state.pop("random"), "without training state"),
-        (lambda state: state.pop("optimizer.0.exp_avg"), "moments"),
-        (lambda state: [state.pop(key) for key in list(state) if key.startswith("optimizer.1.")], "moments"),
-        (lambda state: state.update({"optimizer.2.exp_avg_sq": torch.zeros(3)}), "moments"),
+        (lambda state: state.pop("optimizer.0.exp_avg"), "lacks exp_avg of parameter 0"),
+        (lambda state: [state.pop(key) for key in list(state) if key.startswith("optimizer.1.")], "lacks all of parameter 1|lacks .* of parameter 1"),
+        (lambda state: state.update({"optimizer.2.exp_avg_sq": torch.zeros(3)}), "exp_avg_sq must have shape"),
         (lambda state: state.pop("model.layers.0.bias"), "another network"),
         (lambda state: state.update({"losses": torch.zeros(99)}), "99 losses"),
         (lambda state: state.update({"random": torch.zeros(3)}), "random state"),
