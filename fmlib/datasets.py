@@ -8,6 +8,7 @@ its sha256 and kept in the data cache.
 import gzip
 import math
 import os
+import warnings
 from pathlib import Path
 from typing import NamedTuple
 
@@ -140,6 +141,7 @@ class Folder(NamedTuple):
     classes: list[str]
 
 
+MAX_PIXELS = 2**26  # of an image that is decoded whole: 268 MB, as Pillow keeps it, and some copies
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
 
 
@@ -149,9 +151,10 @@ def folder(path: str | Path, size: int = 32) -> Folder:
     If they lie in subfolders, each subfolder is a class; if they lie in `path` itself, there are no classes and the
     labels are zero. size: a multiple of 4. Transparent pixels become white. Links are followed; other files, and hidden
     ones, are passed over. Raises ValueError if there are no images, some above and some in subfolders, none in one
-    of the subfolders, or if any cannot be read (counting and naming them).
+    of the subfolders, or if any cannot be read (counting and naming them): damaged ones; grey of which the range is not
+    known, as in most 32-bit and floating formats; more than 67 million pixels, except in a plain JPEG of up to 178.
     """
-    from PIL import Image, ImageOps
+    import PIL.Image  # noqa: F401 (without Pillow no image could be read)
 
     root = Path(path)
     if _validate.count("size", size, 4) % 4:
@@ -174,27 +177,58 @@ def folder(path: str | Path, size: int = 32) -> Folder:
     x, unreadable = torch.empty(len(files), 3, size, size), []
     for i, file in enumerate(files):
         try:
-            with Image.open(file) as image:
-                if image.mode == "F":
-                    raise ValueError("no range is known for floating pixels")
-                if image.mode.startswith("I"):  # 16 bits of grey, which `convert` would clip to 8
-                    image = image.convert("I").point(lambda value: value / 257).convert("L")
-                upright = ImageOps.exif_transpose(image)
-                if upright.has_transparency_data:
-                    upright = upright.convert("RGBA")
-                    upright = Image.alpha_composite(Image.new("RGBA", upright.size, "white"), upright)
-                square = ImageOps.fit(upright.convert("RGB"), (size, size), Image.Resampling.LANCZOS)
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):  # what Pillow raises on bad files
-            unreadable.append(str(file.relative_to(root)))
-            continue
-        pixels = torch.frombuffer(bytearray(square.tobytes()), dtype=torch.uint8).reshape(size, size, 3)
-        x[i] = pixels.permute(2, 0, 1) / 127.5 - 1
+            x[i] = _picture(file, size)
+        except Exception as error:  # on bad files Pillow raises whatever its parsers meet: struct.error, TypeError, ...
+            reason = f" ({error})" if isinstance(error, _UnfitImage) else ""
+            unreadable.append(f"{file.relative_to(root)}{reason}")
     if unreadable:
         more = f" and {len(unreadable) - 10} more" if len(unreadable) > 10 else ""
         names = ", ".join(unreadable[:10]) + more
         raise ValueError(f"{len(unreadable)} of {len(files)} images in {root} cannot be read: {names}")
     y = torch.tensor([classes.index(owner) for owner in owners])
     return Folder(x, y, [] if classes == [""] else classes)
+
+
+class _UnfitImage(ValueError):
+    """An image that Pillow could read, but that would be read wrongly or take too much memory."""
+
+
+def _picture(file: Path, size: int) -> Tensor:
+    """The middle square of one image, (3, size, size), in [-1, 1]."""
+    from PIL import Image, ImageOps
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit here is lower
+        try:
+            image = Image.open(file)
+        except Image.DecompressionBombError:
+            raise _UnfitImage(f"more than {MAX_PIXELS} pixels") from None
+    with image:
+        if image.width * image.height > MAX_PIXELS and not image.info.get("progressive"):
+            image.draft(
+                None, (4 * size, 4 * size)
+            )  # a JPEG can be scaled down while it is read; others stay as they are
+        if image.width * image.height > MAX_PIXELS:
+            raise _UnfitImage(f"{image.width} x {image.height}, more than {MAX_PIXELS} pixels")
+        if image.mode[0] in "IF":
+            if not _has_16_bits(image):
+                raise _UnfitImage(f"mode {image.mode}, whose range is not known")
+            image = image.convert("I").point(lambda value: value / 257).convert("L")  # `convert` alone would clip to 8
+        ImageOps.exif_transpose(image, in_place=True)
+        if image.has_transparency_data:
+            image = image.convert("RGBA")
+            image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+        square = ImageOps.fit(image.convert("RGB"), (size, size), Image.Resampling.LANCZOS)
+    pixels = torch.frombuffer(bytearray(square.tobytes()), dtype=torch.uint8).reshape(size, size, 3)
+    return pixels.permute(2, 0, 1) / 127.5 - 1
+
+
+def _has_16_bits(image) -> bool:
+    """Whether grey from 0 (black) to 65535 is known: not so for 12 bits, signed, 32-bit or floating pixels."""
+    if image.format == "PNG":  # where older versions of Pillow call it I
+        return image.mode != "F"
+    tags = getattr(image, "tag_v2", {})  # of a TIFF: bits, and whether 0 is black
+    return image.mode.startswith("I;16") and tags.get(258, (16,))[0] == 16 and tags.get(262, 1) == 1
 
 
 def _images_below(root: Path) -> list[Path]:

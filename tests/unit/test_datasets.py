@@ -2,6 +2,8 @@ import gzip
 import hashlib
 import math
 import os
+import struct
+import zlib
 from collections import Counter
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -364,6 +366,90 @@ def test_photos_stand_upright_and_deep_greys_keep_their_range(tmp_path):
     (tmp_path / ".trash").mkdir()
     (tmp_path / ".trash" / "d.png").touch()
     assert len(datasets.folder(tmp_path).x) == 2
+
+
+def tiff(bits: int, kind: int, photometric: int, value: int, side: int = 16) -> bytes:
+    """A plain grey TIFF, written by hand: kind 1 unsigned, 2 signed, 3 floating; photometric 1 if 0 is black."""
+    pixels = (value.to_bytes(bits // 8, "little") if bits != 12 else b"\xff\xff\xff") * side * side
+    tags = [(256, side), (257, side), (258, bits), (259, 1), (262, photometric), (273, 8), (277, 1), (278, side)]
+    tags += [(279, len(pixels)), (339, kind)]
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, number) for tag, number in tags)
+    return b"II*\0" + struct.pack("<I", 8 + len(pixels)) + pixels + struct.pack("<H", len(tags)) + entries + b"\0" * 4
+
+
+@pytest.mark.parametrize(
+    "picture",
+    [(32, 1, 1, 200), (32, 2, 1, 2**31 - 1), (16, 2, 1, 200), (32, 3, 1, 0), (12, 1, 1, 4095), (16, 1, 0, 100)],
+    ids=["32 bits", "32 bits, signed", "16 bits, signed", "floating", "12 bits", "16 bits, 0 is white"],
+)
+def test_grey_of_unknown_range_is_refused(picture, tmp_path):
+    (tmp_path / "a.tif").write_bytes(tiff(*picture))
+    with pytest.raises(ValueError, match=r"1 of 1 images .* a.tif \(mode .*, whose range is not known\)$") as error:
+        datasets.folder(tmp_path)
+    assert one_sentence(error)
+
+
+def test_grey_of_16_bits_runs_from_black_to_white(tmp_path):
+    for value in (0, 13107, 65535):  # 0, one fifth, all
+        (tmp_path / f"{value:05d}.tif").write_bytes(tiff(16, 1, 1, value))
+        Image.new("I;16", (16, 16), value).save(tmp_path / f"{value:05d}.png")
+    x = datasets.folder(tmp_path).x.amax((1, 2, 3))
+    torch.testing.assert_close(x, torch.tensor([-1.0, -1.0, -0.6, -0.6, 1.0, 1.0]))
+
+
+TURNED = (0x0112, 3, 1, struct.pack("<HH", 6, 0))
+CORRUPT = {  # what Pillow raises: struct.error, TypeError, AttributeError, ValueError
+    "bits that are no integers": (258, 7, 4, b"\x1a\0\0\0"),
+    "bytes for a resolution": (282, 1, 1, b"\xce\xfe\xf3m"),
+    "numbers for a name": (272, 11, 2, b"\x1a\0\0\0"),
+    "fractions for bytes": (700, 10, 4, b"\x08\0\0\0"),
+}
+
+
+@pytest.mark.parametrize("entry", CORRUPT.values(), ids=CORRUPT)
+@pytest.mark.parametrize("suffix", ["jpg", "png"])
+def test_an_image_with_corrupt_exif_is_named(entry, suffix, pictures):
+    entries = b"".join(struct.pack("<HHI", *tag[:3]) + tag[3] for tag in sorted([TURNED, entry]))
+    exif = b"Exif\0\0II*\0\x08\0\0\0" + struct.pack("<H", 2) + entries + b"\0" * 4 + b"\1\2\3\4" * 4
+    Image.new("RGB", (16, 16)).save(pictures / "red" / f"exif.{suffix}", exif=exif)
+    with pytest.raises(ValueError, match=rf"1 of 7 images .* cannot be read: red/exif.{suffix}$") as error:
+        datasets.folder(pictures)
+    assert one_sentence(error)
+
+
+def test_an_image_that_would_expand_is_refused_by_its_header(pictures):
+    """Nothing but a header: if it were decoded, it would be found to be cut off and named without a reason."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    for name, side in [
+        ("large", 9_000),
+        ("huge", 12_000),
+        ("vast", 50_000),
+    ]:  # from 90 million Pillow warns, then raises
+        header = chunk(b"IHDR", struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0))
+        (pictures / "red" / f"{name}.png").write_bytes(b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", b""))
+    message = (
+        r"3 of 9 images .* red/huge.png \(12000 x 12000, more than 67108864 pixels\), red/large.png \(9000 x .*vast"
+    )
+    with pytest.raises(ValueError, match=message) as error:
+        datasets.folder(pictures)
+    assert one_sentence(error)
+
+
+def test_a_large_photo_is_scaled_down_while_it_is_read(tmp_path, monkeypatch):
+    ramp = (torch.arange(400.0)[:, None] + torch.arange(400.0)).mul(255 / 798).round().byte().numpy()
+    Image.fromarray(ramp).convert("RGB").save(tmp_path / "a.jpg", quality=95)
+    whole = datasets.folder(tmp_path, 16).x
+    monkeypatch.setattr(datasets, "MAX_PIXELS", 20_000)
+    scaled = datasets.folder(tmp_path, 16).x
+    assert not torch.equal(scaled, whole)
+    torch.testing.assert_close(scaled, whole, rtol=0, atol=0.02)
+    for name, options in [("b.png", {}), ("c.jpg", {"progressive": True})]:  # these must be decoded whole
+        Image.fromarray(ramp).save(tmp_path / name, **options)
+    with pytest.raises(ValueError, match=r"2 of 3 images .*: b.png \(400 x 400, more than 20000 pixels\), c.jpg \(400"):
+        datasets.folder(tmp_path, 16)
 
 
 def test_unreadable_images_are_counted_and_named(pictures):
