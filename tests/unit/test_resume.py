@@ -187,7 +187,10 @@ def test_the_states_of_pythons_and_numpys_generators_are_part_of_the_run(tmp_pat
     [
         (lambda state: state.pop("random"), "without training state"),
         (lambda state: state.pop("optimizer.0.exp_avg"), "lacks exp_avg of parameter 0"),
-        (lambda state: [state.pop(key) for key in list(state) if key.startswith("optimizer.1.")], "lacks all of parameter 1|lacks .* of parameter 1"),
+        (
+            lambda state: [state.pop(key) for key in list(state) if key.startswith("optimizer.1.")],
+            "lacks .* parameter 1",
+        ),
         (lambda state: state.update({"optimizer.2.exp_avg_sq": torch.zeros(3)}), "exp_avg_sq must have shape"),
         (lambda state: state.pop("model.layers.0.bias"), "another network"),
         (lambda state: state.update({"losses": torch.zeros(99)}), "99 losses"),
@@ -210,8 +213,9 @@ def test_a_state_that_lacks_something_is_refused(damage, message, tmp_path):
 @pytest.mark.parametrize("training_record", [[], "steps", 3, None])
 def test_a_record_of_another_kind_is_refused(training_record, tmp_path):
     fit(network(), data(), steps=4, checkpoint=tmp_path)
-    weights, state, record = checkpoints.read(tmp_path)
-    checkpoints.save(tmp_path, network(), state=state, **(record["about"] | {"training": training_record}))
+    record = checkpoints.read(tmp_path).record
+    record["about"]["training"] = training_record
+    (tmp_path / checkpoints.LATEST).write_text(checkpoints._text(record))
     for options in ({"resume": True}, {}):
         with pytest.raises(ValueError) as error:
             fit(network(), data(), steps=4, checkpoint=tmp_path, precision="auto", **options)
