@@ -15,7 +15,7 @@ NOTEBOOKS := $(sort $(wildcard notebooks/[0-9]*.ipynb))
 # Tests and notebooks run side by side, one to a core, so each takes one thread.
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
 
-.PHONY: help install lab test test-unit test-notebooks test-browser run bench workshop check-room site lint clean cpu-torch
+.PHONY: help install lab test test-unit test-notebooks test-browser run mutants bench workshop check-room site lint clean cpu-torch
 
 help:
 	@echo "make lab             install, then open JupyterLab on notebook 01 (LAB_FLAGS: its options)"
@@ -25,6 +25,7 @@ help:
 	@echo "make test-notebooks  every notebook in a fresh kernel, unsolved and solved"
 	@echo "make test-browser    JupyterLab and the site in a headless Chromium"
 	@echo "make run             execute every notebook and store its outputs"
+	@echo "make mutants         wrong versions of the notebooks, each of which a claim must catch"
 	@echo "make bench           speed beside the peers, into benchmarks/RESULTS.md (QUICK=1: a glance, not stored)"
 	@echo "make workshop        build/workshop: notebooks, slides, handout and plan for a workshop"
 	@echo "make check-room      is this machine ready for the workshop?"
@@ -57,6 +58,9 @@ test-browser: $(VENV)/.dev
 
 run: $(VENV)/.dev
 	$(BIN)/python tests/notebooks/run.py $(NOTEBOOKS)
+
+mutants: $(VENV)/.dev
+	$(ONE_THREAD) $(BIN)/python -m tests.notebooks.mutate $(NOTEBOOKS)
 
 # The peers live in an environment of their own.
 bench:
