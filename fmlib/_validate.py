@@ -31,12 +31,23 @@ def state(name: str, x: Tensor) -> Tensor:
     return x
 
 
+def points(name: str, x: Tensor) -> Tensor:
+    """Return `x` if it is a batch, or one of integers (tokens) in its place."""
+    whole = isinstance(x, Tensor) and not (x.is_floating_point() or x.is_complex() or x.dtype == torch.bool)
+    return axes(name, x) if whole else batch(name, x)
+
+
 def shaped(name: str, x: Tensor) -> Tensor:
     """Return `x` if it is a non-empty, floating tensor of shape (batch, *dims), whatever its values."""
     if not isinstance(x, Tensor):
         raise TypeError(f"{name} must be a torch.Tensor, got {type(x).__name__}")
     if not x.is_floating_point():
         raise TypeError(f"{name} must have a floating dtype, got {x.dtype}; convert it with {name}.float()")
+    return axes(name, x)
+
+
+def axes(name: str, x: Tensor) -> Tensor:
+    """Return the tensor `x` if it has shape (batch, *dims) and is not empty."""
     if x.ndim < 2:
         raise ValueError(f"{name} must have shape (batch, *dims) with at least two axes, got {tuple(x.shape)}")
     if x.numel() == 0:

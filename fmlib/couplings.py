@@ -1,10 +1,14 @@
 """Couplings pi_{0,1}: which source sample is paired with which target sample.
 
-A coupling is a callable (x_0, x_1, generator=None) -> (x_0, x_1). It may reorder the source, never the target, so that
-labels of the target stay in place, and every sample that came in goes out exactly once.
+A coupling is a callable `coupling(x_0, x_1, generator=None, **condition) -> (x_0, x_1)`. It may reorder the source,
+never the target, so that conditions of the target stay in place, and every sample that came in goes out exactly once.
+condition: what the network is told, tensors with a row for each row of x_1; the couplings here accept and ignore it.
+Randomness comes from `generator`. A coupling with the attribute `paired = True` wants row i of the source to belong to
+row i of the target, so `fit` draws them together.
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -12,23 +16,37 @@ from torch import Tensor
 from fmlib import _assignment, _validate
 
 
-def _check_pair(x_0: Tensor, x_1: Tensor) -> None:
-    _validate.alike("x_0", _validate.batch("x_0", x_0), "x_1", _validate.batch("x_1", x_1))
+def _check_pair(x_0: Tensor, x_1: Tensor, condition: dict[str, Tensor]) -> None:
+    _validate.alike("x_0", _validate.points("x_0", x_0), "x_1", _validate.points("x_1", x_1))
     if len(x_0) != len(x_1):
         raise ValueError(f"x_0 and x_1 must have one batch size, got {len(x_0)} and {len(x_1)}")
+    _check_condition(x_1, condition)
+
+
+def _check_condition(x_1: Tensor, condition: dict[str, Tensor]) -> None:
+    for name, value in condition.items():
+        if not isinstance(value, Tensor):
+            raise TypeError(f"{name} must be a torch.Tensor, got {type(value).__name__}")
+        if value.shape[:1] != x_1.shape[:1]:
+            raise ValueError(
+                f"{name} must have a row for each of the {len(x_1)} of x_1, got shape {tuple(value.shape)}"
+            )
 
 
 @dataclass(frozen=True)
 class Independent:
     """pi_{0,1}(x_0, x_1) = p(x_0) q(x_1): a random permutation of the source batch breaks any pairing that came in.
 
+    x_0, x_1: (batch, *dims) each, floating or integers (tokens), of one dtype and device. ValueError or TypeError
+    otherwise.
+
     >>> x_0, x_1 = torch.randn(4, 2), torch.randn(4, 2)
     >>> bool((Independent()(x_0, x_1)[1] == x_1).all())
     True
     """
 
-    def __call__(self, x_0: Tensor, x_1: Tensor, generator: torch.Generator | None = None):
-        _check_pair(x_0, x_1)
+    def __call__(self, x_0: Tensor, x_1: Tensor, generator: torch.Generator | None = None, **condition: Tensor):
+        _check_pair(x_0, x_1, condition)
         order_device = x_0.device if generator is None else generator.device
         order = torch.randperm(len(x_0), generator=generator, device=order_device)
         return x_0[order.to(x_0.device)], x_1
@@ -36,10 +54,16 @@ class Independent:
 
 @dataclass(frozen=True)
 class Paired:
-    """pi_{0,1} as the data came: row i of the source belongs to row i of the target."""
+    """pi_{0,1} as the data came: row i of the source belongs to row i of the target. Input as for `Independent`.
 
-    def __call__(self, x_0: Tensor, x_1: Tensor, generator: torch.Generator | None = None):
-        _check_pair(x_0, x_1)
+    >>> Paired()(torch.tensor([[1, 2]]), torch.tensor([[3, 4]]))
+    (tensor([[1, 2]]), tensor([[3, 4]]))
+    """
+
+    paired: ClassVar[bool] = True  # row i of the source belongs to row i of the target, so `fit` draws them together
+
+    def __call__(self, x_0: Tensor, x_1: Tensor, generator: torch.Generator | None = None, **condition: Tensor):
+        _check_pair(x_0, x_1, condition)
         return x_0, x_1
 
 
@@ -60,8 +84,9 @@ class MinibatchOT:
     tensor([9., 0., 5.])
     """
 
-    def __call__(self, x_0: Tensor, x_1: Tensor, generator: torch.Generator | None = None):
+    def __call__(self, x_0: Tensor, x_1: Tensor, generator: torch.Generator | None = None, **condition: Tensor):
         _validate.same("x_0", _validate.shaped("x_0", x_0), "x_1", _validate.shaped("x_1", x_1))
+        _check_condition(x_1, condition)
         if len(x_0) < 2:
             raise ValueError("MinibatchOT needs at least 2 pairs to choose from, got a batch of 1: use Independent()")
         order = torch.from_numpy(_assignment.best_order(*(x.detach().cpu().flatten(1) for x in (x_0, x_1))))

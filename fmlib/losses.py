@@ -117,7 +117,7 @@ class Bregman:
                     f"the divergence must be at least 0, got {worst:g}: the potential is not convex, or not finite, on "
                     "these data, or the gradient given is not its gradient"
                 )
-        return value
+        return _never_negative(value)
 
     def _potential(self, x: Tensor) -> Tensor:
         return _checked("potential", self.potential(x), x.shape[:1])
@@ -154,6 +154,11 @@ def _check_domain(name: str, x: Tensor, domain: Domain) -> None:
 
 def _sum(x: Tensor) -> Tensor:
     return x.flatten(1).sum(1)
+
+
+def _never_negative(value: Tensor) -> Tensor:
+    """`value`, with zero where rounding took it below; the gradient is that of `value` everywhere."""
+    return torch.where(value < 0, value - value.detach(), value)
 
 
 squared = Bregman(lambda x: _sum(x**2), lambda x: 2 * x, form=lambda u, v: _sum((u - v) ** 2))
@@ -226,7 +231,7 @@ itakura_saito = Bregman(
 
 def _logistic(u: Tensor, logit: Tensor) -> Tensor:
     entropy = xlogy(u, u) + xlogy(1 - u, 1 - u)
-    return _sum(entropy - u * logsigmoid(logit) - (1 - u) * logsigmoid(-logit))
+    return _never_negative(_sum(entropy - u * logsigmoid(logit) - (1 - u) * logsigmoid(-logit)))
 
 
 logistic = Bregman(
@@ -239,7 +244,7 @@ logistic = Bregman(
 
 
 def _softmax(u: Tensor, logits: Tensor) -> Tensor:
-    return _sum(xlogy(u, u) - u * logits.log_softmax(-1))
+    return _never_negative(_sum(xlogy(u, u) - u * logits.log_softmax(-1)))
 
 
 softmax_cross_entropy = Bregman(

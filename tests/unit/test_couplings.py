@@ -1,5 +1,6 @@
 """Couplings: every source once, targets in place, rows whole; `MinibatchOT` against scipy on squared distances."""
 
+import dataclasses
 import math
 
 import numpy as np
@@ -51,6 +52,54 @@ def test_independent_repeats_under_a_generator():
     first, again, other = (Independent()(x_0, x_1, generator=seeded(s))[0] for s in (1, 1, 2))
     assert torch.equal(first, again) and not torch.equal(first, other)
     assert not torch.equal(Independent()(x_0, x_1)[0], Independent()(x_0, x_1)[0])
+
+
+@EVERY
+def test_conditions_are_accepted_and_change_nothing(coupling):
+    x_0, x_1 = normal(6, 2), normal(6, 2, seed=1)
+    condition = {"label": torch.arange(6), "style": normal(6, 4), "mask": torch.ones(6, 2, 3, dtype=torch.bool)}
+    plain, told = (coupling(x_0, x_1, generator=seeded(), **c) for c in ({}, condition))
+    assert all(torch.equal(a, b) for a, b in zip(plain, told, strict=True))
+
+
+@EVERY
+@pytest.mark.parametrize(
+    "condition, kind, message",
+    [
+        (torch.arange(5), ValueError, r"label must have a row for each of the 6 of x_1, got shape \(5,\)"),
+        (torch.tensor(3), ValueError, r"label must have a row .* got shape \(\)"),
+        ([0, 1, 2, 3, 4, 5], TypeError, "label must be a torch.Tensor, got list"),
+    ],
+    ids=["too few", "a number", "a list"],
+)
+def test_bad_conditions(coupling, condition, kind, message):
+    with pytest.raises(kind, match=message) as error:
+        coupling(normal(6, 2), normal(6, 2, seed=1), label=condition)
+    assert one_sentence(error)
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.int32, torch.uint8])
+def test_tokens_are_permuted_and_paired_but_not_transported(dtype):
+    x_0, x_1 = torch.arange(12).reshape(6, 2).to(dtype), torch.arange(18).reshape(6, 3).to(dtype)
+    out_0, out_1 = Independent()(x_0, x_1, generator=seeded())
+    order = torch.randperm(6, generator=seeded())
+    assert torch.equal(out_0, x_0[order]) and out_1 is x_1 and out_0.dtype == dtype
+    assert Paired()(x_0, x_1) == (x_0, x_1)
+    for coupling in (Independent(), Paired()):
+        with pytest.raises(ValueError, match=r"x_0 must have shape \(batch, \*dims\)"):
+            coupling(x_0[:, 0], x_1)
+        with pytest.raises(ValueError, match="x_0 is empty"):
+            coupling(x_0[:0], x_1[:0])
+        with pytest.raises(TypeError, match="x_0 .*bool"):
+            coupling(x_0.bool(), x_1)
+    with pytest.raises(TypeError, match=f"x_0 must have a floating dtype, got {dtype}"):
+        MinibatchOT()(x_0, x_0)
+
+
+def test_paired_says_that_the_rows_belong_together():
+    assert Paired().paired and Paired.paired and Paired() == Paired()
+    assert not any(getattr(coupling, "paired", False) for coupling in (Independent(), MinibatchOT()))
+    assert [field.name for field in dataclasses.fields(Paired)] == []  # it is said of the class, not of an instance
 
 
 X = torch.zeros(3, 2)

@@ -53,11 +53,6 @@ def test_mixture_density_and_weights_against_torch_distributions(schedule, t):
     torch.testing.assert_close(MixturePath(mixture, schedule).posterior(x, t), weights)
 
 
-def test_mixture_log_density_is_that_of_the_target():
-    mixture, x = skew_mixture(), 2 * normal(50, 2)
-    torch.testing.assert_close(mixture.log_density(x), law(mixture).log_prob(x))
-
-
 def quadrature(mixture, schedule, x, t):
     """E[X_1 given X_t = x] and E[X_0 given X_t = x] as integrals over x_1 on a grid, for one point x of the plane."""
     alpha, sigma, *_ = at(schedule, t)
@@ -148,17 +143,6 @@ def test_mixture_samples_follow_the_law_on_the_line(t):
     alpha, sigma, *_ = at(Polynomial(2.0), t)
     x = MixturePath(mixture, Polynomial(2.0)).sample(20_000, t, seeded())
     assert kstest(x[:, 0].numpy(), line_cdf(mixture, alpha, sigma)).pvalue > 1e-3
-
-
-def test_mixture_samples_have_the_right_covariance():
-    mixture, n = skew_mixture(), 100_000
-    truth, x = law(mixture), skew_mixture().sample(n, seeded())
-    centred = x - truth.mean
-    products = (centred[:, :, None] * centred[:, None, :]).flatten(1)
-    second = mixture.covariances + mixture.means[:, :, None] * mixture.means[:, None, :]
-    expected = (mixture.weights[:, None, None] * second).sum(0) - truth.mean[:, None] * truth.mean
-    for measured, mean in [(x, truth.mean), (products, expected.flatten())]:
-        assert ((measured.mean(0) - mean).abs() < 4 * measured.std(0) / math.sqrt(n)).all()
 
 
 @pytest.mark.parametrize("t, variance", [(0.0, 1.0), (0.5, 0.25 * 0.09 + 0.25), (1.0, 0.09)])
@@ -411,41 +395,6 @@ def test_shape_dtype_time_and_batch_order(batch, schedule, kind, dtype, seed):
         torch.testing.assert_close(ask(x.flip(0), t.flip(0)).flip(0), value)
         torch.testing.assert_close(ask(x[:1], t[0]), value[:1])
         torch.testing.assert_close(ask(x[:1], t[0].item()), value[:1])
-
-
-EYE = torch.eye(2).expand(2, 2, 2)
-HALF = torch.tensor([0.5, 0.5])
-BAD_MIXTURES = {
-    "weights": (torch.tensor([0.5, 0.6]), torch.zeros(2, 2), EYE, r"sum to 1, got \[0.5, 0.60"),
-    "negative": (torch.tensor([1.5, -0.5]), torch.zeros(2, 2), EYE, r"\[1.5, -0.5\]"),
-    "shapes": (HALF, torch.zeros(3, 2), EYE, r"got \(2,\) and \(2, 2, 2\)"),
-    "indefinite": (HALF, torch.zeros(2, 2), -EYE, "positive definite"),
-    "skew": (HALF, torch.zeros(2, 2), EYE + torch.tensor([[0.0, 0.5], [0.0, 0.0]]), "symmetric"),
-    "skew and small": (HALF, torch.zeros(2, 2), 1e-6 * (EYE + torch.tensor([[0.0, 0.9], [0.0, 0.0]])), "symmetric"),
-    "NaN": (HALF, torch.full((2, 2), torch.nan), EYE, "means has 4 NaN"),
-}
-
-
-@pytest.mark.parametrize("angle", range(0, 180, 10))
-def test_a_large_covariance_may_be_rounded(angle):
-    c, s = math.cos(math.radians(angle)), math.sin(math.radians(angle))
-    turn = torch.tensor([[c, -s], [s, c]])
-    covariance = turn @ torch.diag(torch.tensor([900.0, 4.0])) @ turn.T
-    mixture = GaussianMixture(torch.ones(1), torch.zeros(1, 2), covariance[None])
-    torch.testing.assert_close(mixture.sample(200_000, seeded()).T.cov(), covariance, rtol=0.02, atol=2.0)
-
-
-@pytest.mark.parametrize("weights, means, covariances, message", BAD_MIXTURES.values(), ids=BAD_MIXTURES)
-def test_bad_mixtures(weights, means, covariances, message):
-    with pytest.raises(ValueError, match=message) as error:
-        GaussianMixture(weights, means, covariances)
-    assert one_sentence(error)
-
-
-def test_isotropic_takes_a_standard_deviation_per_component():
-    mixture = GaussianMixture.isotropic(torch.zeros(2, 3), torch.tensor([0.5, 2.0]))
-    assert torch.equal(mixture.covariances, torch.tensor([0.25, 4.0])[:, None, None] * torch.eye(3))
-    assert mixture.weights.tolist() == [0.5, 0.5]
 
 
 X = torch.zeros(3, 2, dtype=F64)

@@ -199,6 +199,36 @@ def test_gradient_reaches_a_network_through_a_bare_potential():
     torch.testing.assert_close(bare, plain)
 
 
+@every
+def test_rounding_never_makes_it_negative_and_never_takes_the_gradient(name, loss):
+    """float32, next to the target, where D is far below the terms that make it; gradients against float64."""
+    u = targets(name, 3000).float()
+    if name == "softmax":
+        u = u / u.sum(1, keepdim=True)
+    bare = Bregman(loss.potential, loss.gradient, loss.link)
+    for scale in (0.0, 1e-7, 1e-5, 1e-3):
+        z = as_prediction(name, u.double()).float() * (1 + scale * normal(3000, 3, seed=3).float())
+        z.requires_grad_()
+        value = loss(u, z, reduction="none")
+        assert (value >= 0).all()
+        slope, wide = torch.autograd.grad(value.sum(), z)[0], z.detach().double().requires_grad_()
+        expected = torch.autograd.grad(truth_with_gradient(name, u.double(), wide), wide)[0]
+        torch.testing.assert_close(slope.double(), expected, rtol=1e-4, atol=2e-6 * max(1, expected.abs().max().item()))
+        assert (bare(u, z.detach(), reduction="none") >= 0).all()
+
+
+def truth_with_gradient(name: str, u: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
+    """The sum over a batch of each divergence, up to a constant in the prediction, by plain autograd in float64."""
+    return {
+        "squared": lambda: (u - z).square(),
+        "mahalanobis": lambda: (u - z) @ A * (u - z),
+        "generalised_kl": lambda: z - u * z.log(),
+        "itakura_saito": lambda: u / z + z.log(),
+        "logistic": lambda: F.binary_cross_entropy_with_logits(z, u, reduction="none"),
+        "softmax": lambda: -u * z.log_softmax(1),
+    }[name]().sum()
+
+
 # Ends of the domains and digits
 
 

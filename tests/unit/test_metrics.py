@@ -1,4 +1,6 @@
 import math
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -153,6 +155,47 @@ def test_floor_holds_true_samples_and_excludes_false_ones():
         assert inside >= 22  # of 40; about 36, as the band of 40 repeats covers 90 % on average; fewer than 22: 6e-5
         x, y = draw()
         assert metric(x, y + 0.7) > floor.high
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_samples_are_measured_as_the_numbers_that_they_are(dtype):
+    x, y = normal(40, 3).to(dtype), (2 * normal(40, 3, seed=1)).to(dtype)
+    for metric in (energy_distance, sliced_wasserstein):
+        assert metric(x, y) == metric(x.float(), y.float())
+    assert energy_distance(x, y) == pytest.approx(energy_distance(x.double(), y.double()), rel=1e-5)
+    assert mmd(x, y, 1.5) == pytest.approx(mmd(x.double(), y.double(), 1.5), rel=1e-5)
+    assert mmd(x, y) == pytest.approx(mmd(x.double(), y.double()), rel=1e-4)
+    nearest = nearest_distance(x, y)
+    assert nearest.dtype == torch.float32
+    torch.testing.assert_close(nearest.double(), nearest_distance(x.double(), y.double()))
+
+
+def test_mmd_goes_in_blocks():
+    """5000 x 5000 pairs, more than one block: repeating points changes no average, so two points have the same mmd."""
+    x, y = torch.zeros(5000, 1), torch.full((5000, 1), 3.0)
+    y[:1000] = 1
+    expected = 1 + (0.64 + 0.04 + 0.32 * math.exp(-2)) - 2 * (0.8 * math.exp(-4.5) + 0.2 * math.exp(-0.5))
+    assert mmd(x, y, 1.0) == pytest.approx(expected, rel=1e-6)
+    code = """if True:
+        import resource, torch
+        from fmlib.metrics import mmd
+        torch.set_num_threads(1)
+        peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+        x, y = torch.randn(2, 9_000, 1)
+        mmd(x[:2_000], y[:2_000])
+        before = peak()
+        mmd(x, y)
+        print(peak() - before)
+    """
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert int(result.stdout) < 200, f"{result.stdout} MB"  # one matrix of all pairs takes 324
+
+
+def test_distances_of_what_has_a_gradient():
+    x, y = normal(5, 2).requires_grad_(), normal(5, 2, seed=1)
+    assert mmd(x, y, 1.0) == mmd(x.detach(), y, 1.0) and energy_distance(x, y) == energy_distance(x.detach(), y)
+    (slope,) = torch.autograd.grad(nearest_distance(x, y).sum(), x)
+    torch.testing.assert_close(slope.norm(dim=1), torch.ones(5, dtype=F64))
 
 
 X = torch.zeros(3, 2)
