@@ -300,7 +300,7 @@ class Code(Exercise):
     def _explain(self, error: BaseException, answer: Callable, arguments: tuple) -> str:
         text = f"Your code stopped with {_wording.error_text(error)}{_wording.error_line(error, answer) or '.'}"
         t = dict(zip(self.arguments, arguments, strict=True)).get("t")
-        if "must match the size of tensor" in str(error) and is_tensor(t) and t.ndim == 1:
+        if "must match the size of tensor" in text and is_tensor(t) and t.ndim == 1:
             text += "\nHere t has shape (batch,). Write t[:, None] to make it a column, which goes with (batch, d)."
         return text
 

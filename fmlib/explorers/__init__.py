@@ -1,6 +1,7 @@
 """Explorers: sliders that redraw a figure from the real, closed-form quantities; one file for each notebook.
 
-An explorer of one's own is `Explorer(draw, controls)`, with controls made by `slider` and `choice`.
+`explorers.marginalization.target()` as the last line of a cell shows one. An explorer of one's own is
+`Explorer(draw, controls)`, with controls made by `slider` and `choice`.
 """
 
 from fmlib.explorers import basics, kinetic, marginalization

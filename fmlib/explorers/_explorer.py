@@ -1,4 +1,4 @@
-"""Explorers: sliders that redraw a figure from the real, closed-form quantities.
+"""The widget that all explorers are, and the controls they are made with.
 
 An explorer is displayed as one output that holds both the live widget and its first frame as a PNG, so that a page
 without a kernel still shows a picture.
@@ -23,13 +23,18 @@ class _Picture(ipywidgets.Image):
 class Explorer(ipywidgets.VBox):
     """Controls above a picture that `draw(figure, **values)` draws anew whenever a control moves.
 
-    draw: called with a matplotlib Figure and one keyword for each control. controls: ipywidgets with a description and
-    a value. size: inches. alt: what the picture shows, for readers who cannot see it.
+    draw: called with an empty matplotlib Figure and one keyword for each control, named as in `controls`. controls:
+    ipywidgets with a description and a value, by name. size: width and height in inches. alt: what the picture shows,
+    for readers who cannot see it. An exception of the first frame is raised, a later one is shown below the picture.
+
+    >>> def draw(figure, power):
+    ...     figure.subplots().plot(range(5), [x**power for x in range(5)])
+    >>> Explorer(draw, {"power": slider("power", 1, 3, 1, 2)}).render()[1:4]
+    b'PNG'
     """
 
     def __init__(self, draw, controls: dict, size: tuple[float, float] = (7, 3.4), alt: str = ""):
-        self._draw, self._controls = draw, controls
-        self._size = size
+        self._draw, self._controls, self._size = draw, controls, size
         self.picture = _Picture(format="png", tooltip=alt)
         self.problem = ipywidgets.HTML()
         for control in controls.values():
@@ -70,13 +75,14 @@ class Explorer(ipywidgets.VBox):
                 gc.collect(1)
 
     def _repr_mimebundle_(self, **kwargs):
+        """The live widget, and its present frame for a page without a kernel."""
         bundle = super()._repr_mimebundle_(**kwargs)
         data, metadata = bundle if isinstance(bundle, tuple) else (bundle, {})
         return {**data, "image/png": base64.b64encode(bytes(self.picture.value)).decode()}, metadata
 
 
 def slider(label: str, start: float, stop: float, step: float, value: float) -> ipywidgets.Widget:
-    """A labelled slider over numbers, whole ones if all four are integers."""
+    """A labelled slider from `start` to `stop`, both included, over whole numbers if all four are integers."""
     whole = all(isinstance(v, int) for v in (start, stop, step, value))
     kind = ipywidgets.IntSlider if whole else ipywidgets.FloatSlider
     return kind(description=label, min=start, max=stop, step=step, value=value)

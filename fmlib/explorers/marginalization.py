@@ -4,11 +4,15 @@ import torch
 from torch import Tensor
 
 from fmlib import figures
+from fmlib.exact import DataPath
 from fmlib.explorers._explorer import Explorer, slider
 
 
-def posterior(path, extent: float = 3.0) -> Explorer:
-    """Move a query point x and the time t; see each data point's weight and the posterior mean u_t(x) aims at."""
+def posterior(path: DataPath, extent: float = 3.0) -> Explorer:
+    """Move a query point x and the time t; see each data point's weight and the posterior mean u_t(x) aims at.
+
+    path: a `DataPath` over data (n, 2). extent: the picture shows the square [-extent, extent]^2.
+    """
 
     def draw(figure, x, y, t):
         left, right = figure.subplots(1, 2)
@@ -24,8 +28,8 @@ def posterior(path, extent: float = 3.0) -> Explorer:
             (x, y),
             arrowprops={"arrowstyle": "->", "color": figures.VELOCITY, "lw": 2},
         )
-        order = weights.sort(descending=True).values[:20]
-        right.bar(range(1, len(order) + 1), figures.array(order), color=figures.TARGET)
+        heaviest = weights.sort(descending=True).values[:20]
+        right.bar(range(1, len(heaviest) + 1), figures.array(heaviest), color=figures.TARGET)
         right.set(xlabel="data point, heaviest first", ylabel="posterior weight", title="softmax over the data")
         right.set(ylim=(0, 1.05), xticks=(1, 10, 20), yticks=(0, 0.5, 1))
 
@@ -40,8 +44,6 @@ def posterior(path, extent: float = 3.0) -> Explorer:
 
 def target(extent: float = 3.0) -> Explorer:
     """Place one of three target points, move the time, and see the density and the marginal velocity follow."""
-    from fmlib.exact import DataPath
-
     fixed = torch.tensor([[-1.5, 1.0], [-0.5, -1.5]])
 
     def draw(figure, x, y, t):
