@@ -32,12 +32,12 @@ IMAGES = Recipe(2000, 128, 1e-3, "auto")
 
 def train(options: argparse.Namespace) -> None:
     """Train a network on `data`, with its classes; write checkpoints and `samples.png` to `out`, print its metrics."""
-    recipe, place = _checked(options)
+    recipe, device = _checked(options)
     torch.manual_seed(options.seed)  # the network's first weights
     loaded = evaluation.load(options.data, options.split)
     folder = Path(options.out)
     folder.mkdir(parents=True, exist_ok=True)
-    with devices.group(place) as world:
+    with devices.group(device) as world:
         network = evaluation.network(loaded)
         if world.rank == 0:
             _introduce(options.data, loaded, models.parameter_count(network), recipe.steps)
@@ -66,9 +66,9 @@ def _checked(options: argparse.Namespace) -> tuple[Recipe, torch.device]:
     for name, value in counts.items():
         _validate.count(name, value)
     _validate.positive("learning_rate", recipe.learning_rate)
-    place = devices.device_of(options.device)
-    devices.precision_of(recipe.precision, place)
-    return recipe, place
+    device = devices.device_of(options.device)
+    devices.precision_of(recipe.precision, device)
+    return recipe, device
 
 
 def _introduce(data: str, loaded: evaluation.Data, count: int, steps: int) -> None:
@@ -147,10 +147,10 @@ def _write_grid(path: Path, x: Tensor) -> None:
 
 def info(_: argparse.Namespace) -> None:
     """Print the device that `auto` takes, its precision, the versions, the number of threads and the data cache."""
-    place = devices.device_of()
-    name = torch.cuda.get_device_name() if place.type == "cuda" else platform.processor() or platform.machine()
-    native = "faster than float32" if devices.multiplies_bf16(place) else "not faster, so `auto` leaves it alone"
-    say(f"device      {place} ({name}), {torch.get_num_threads()} CPU threads, bf16 {native}")
+    device = devices.device_of()
+    name = torch.cuda.get_device_name() if device.type == "cuda" else platform.processor() or platform.machine()
+    native = "faster than float32" if devices.multiplies_bf16(device) else "not faster, so `auto` leaves it alone"
+    say(f"device      {device} ({name}), {torch.get_num_threads()} CPU threads, bf16 {native}")
     say(f"versions    fmlib {fmlib.__version__}, torch {torch.__version__}, python {platform.python_version()}")
     say(f"data cache  {datasets.cache()}")
 

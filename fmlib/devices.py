@@ -38,7 +38,7 @@ def device_of(name: str = "auto") -> torch.device:
         raise ValueError(f"device {name!r} cannot be used here: {str(error).splitlines()[0][:160]}") from None
 
 
-def precision_of(name: str, place: torch.device) -> torch.dtype | None:
+def precision_of(name: str, device: torch.device) -> torch.dtype | None:
     """The format of matrix products in training and sampling: torch.bfloat16, or None, which leaves them alone.
 
     name: 'float32' (leave alone), 'bf16', or 'auto', which is 'bf16' where the hardware multiplies it natively and
@@ -49,17 +49,17 @@ def precision_of(name: str, place: torch.device) -> torch.dtype | None:
     True
     """
     _validate.choice("precision", name, ("auto", "float32", "bf16"))
-    return torch.bfloat16 if name == "bf16" or (name == "auto" and multiplies_bf16(place)) else None
+    return torch.bfloat16 if name == "bf16" or (name == "auto" and multiplies_bf16(device)) else None
 
 
-def multiplies_bf16(place: torch.device) -> bool:
-    """Whether `place` has instructions for products of bfloat16, and they are faster than those of float32.
+def multiplies_bf16(device: torch.device) -> bool:
+    """Whether `device` has instructions for products of bfloat16, and they are faster than those of float32.
 
     On a CPU that has them, one small product of each format is timed, once a process: some run them at half the speed.
     """
-    if place.type == "cuda":
-        return torch.cuda.get_device_capability(place) >= (8, 0)
-    features = torch.cpu.get_capabilities() if place.type == "cpu" else {}
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    features = torch.cpu.get_capabilities() if device.type == "cpu" else {}
     return any(features.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16")) and _bf16_is_faster()
 
 
@@ -104,7 +104,7 @@ def processes() -> Processes:
 
 
 @contextmanager
-def group(place: torch.device, timeout: float = 300.0) -> Iterator[Processes]:
+def group(device: torch.device, timeout: float = 300.0) -> Iterator[Processes]:
     """Join the processes that torchrun started, if it did: NCCL on GPUs, gloo on CPUs.
 
     timeout: seconds to wait for a process that has died before giving up; torchrun itself notices sooner. An exception
@@ -113,8 +113,8 @@ def group(place: torch.device, timeout: float = 300.0) -> Iterator[Processes]:
     if "TORCHELASTIC_RUN_ID" not in os.environ:  # what torchrun sets
         yield processes()
         return
-    if place.type == "cuda":
-        torch.cuda.set_device(place)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
         dist.init_process_group("nccl", timeout=timedelta(seconds=timeout))
     else:
         _join_by_gloo(timedelta(seconds=timeout))
@@ -131,9 +131,9 @@ def _join_by_gloo(timeout: timedelta, attempts: int = 4) -> None:
     restart = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     store, rank, size = next(dist.rendezvous("env://"))
     for attempt in range(attempts):
-        place, start = dist.PrefixStore(f"{restart}/{attempt}", store), time.monotonic()
+        meeting, start = dist.PrefixStore(f"{restart}/{attempt}", store), time.monotonic()
         try:
-            dist.init_process_group("gloo", store=place, rank=rank, world_size=size, timeout=CONNECT)
+            dist.init_process_group("gloo", store=meeting, rank=rank, world_size=size, timeout=CONNECT)
             break
         except RuntimeError:
             if attempt == attempts - 1:

@@ -139,12 +139,12 @@ def draw(model: nn.Module, labels: Tensor | int, seed: int, steps: int = 25) -> 
     >>> draw(models.MLP(dim=2), 5, seed=0, steps=1).shape
     torch.Size([5, 2])
     """
-    place = next(model.parameters()).device
+    device = next(model.parameters()).device
     n = labels if isinstance(labels, int) else len(labels)
-    condition = {} if isinstance(labels, int) else {"label": labels.to(place)}
+    condition = {} if isinstance(labels, int) else {"label": labels.to(device)}
     noise = torch.randn(n, *shape_of(model), generator=torch.Generator().manual_seed(seed))
     precision = "auto" if isinstance(model, models.UNet) else "float32"
-    return sampling.sample(model, noise.to(place), steps=steps, precision=precision, **condition).cpu()
+    return sampling.sample(model, noise.to(device), steps=steps, precision=precision, **condition).cpu()
 
 
 def seed_of(seed: int, label: int) -> int:

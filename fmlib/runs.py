@@ -81,7 +81,7 @@ class Options:
         if isinstance(self.ema, bool) or not isinstance(self.ema, int | float) or not 0 <= self.ema < 1:
             raise ValueError(f"ema must lie in [0, 1), got {self.ema}")
 
-    def settled(self, place: torch.device, world: devices.Processes, disk: Checkpoints | None) -> "Options":
+    def settled(self, device: torch.device, world: devices.Processes, disk: Checkpoints | None) -> "Options":
         """The same with 'auto' decided once for all processes; a run that goes on keeps what it began with."""
         if self.batch_size % (world.size * self.accumulate):
             parts = f"{world.size} processes x {self.accumulate} parts"
@@ -90,9 +90,9 @@ class Options:
             return self
         if disk and disk.resume and (Path(disk.folder) / checkpoints.LATEST).exists():
             return dataclasses.replace(self, precision=_training(disk.folder).get("precision", "float32"))
-        chosen = ["bf16" if devices.precision_of("auto", place) else "float32"]
+        chosen = ["bf16" if devices.precision_of("auto", device) else "float32"]
         if world.size > 1:
-            dist.broadcast_object_list(chosen, device=place)
+            dist.broadcast_object_list(chosen, device=device)
         return dataclasses.replace(self, precision=chosen[0])
 
 
@@ -184,13 +184,13 @@ class Run:
         return done
 
 
-def _random_states(place: torch.device) -> dict[str, Tensor]:
+def _random_states(device: torch.device) -> dict[str, Tensor]:
     """The states of all global generators, as tensors: PyTorch's, Python's and, where it is loaded, NumPy's."""
     version, words, gauss = random.getstate()
     states = {"random": torch.get_rng_state(), "random.python": torch.tensor(words, dtype=torch.int64)}
     states["random.python.gauss"] = torch.tensor([] if gauss is None else [gauss], dtype=torch.float64)
-    if place.type == "cuda":
-        states["random.cuda"] = torch.cuda.get_rng_state(place)
+    if device.type == "cuda":
+        states["random.cuda"] = torch.cuda.get_rng_state(device)
     if "numpy" in sys.modules:
         import numpy as np
 
@@ -200,14 +200,14 @@ def _random_states(place: torch.device) -> dict[str, Tensor]:
     return states
 
 
-def _set_random_states(states: dict[str, Tensor], place: torch.device) -> None:
+def _set_random_states(states: dict[str, Tensor], device: torch.device) -> None:
     """Put back what `_random_states` took."""
     torch.set_rng_state(states["random"])
     if "random.python" in states:
         gauss = states["random.python.gauss"].tolist()
         random.setstate((3, tuple(states["random.python"].tolist()), gauss[0] if gauss else None))
-    if "random.cuda" in states and place.type == "cuda":
-        torch.cuda.set_rng_state(states["random.cuda"], place)
+    if "random.cuda" in states and device.type == "cuda":
+        torch.cuda.set_rng_state(states["random.cuda"], device)
     if "random.numpy" in states:
         import numpy as np
 

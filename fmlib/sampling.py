@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from fmlib import _validate, devices, solvers
 
 GRAPHED = 2**16  # numbers in a batch below which a GPU waits for Python rather than the other way round
-FEW = 64  # rows that are never cut
+NEVER_CUT = 64  # rows that are never cut
 
 
 class Trajectory(NamedTuple):
@@ -158,7 +158,7 @@ def rows_together(chunk: int | str | None, velocity, x_0: Tensor) -> int:
         return len(x_0)
     if chunk != "auto":
         return _validate.count("chunk", chunk)
-    if not is_rowwise(velocity) or x_0.device.type != "cpu" or len(x_0) <= FEW:
+    if not is_rowwise(velocity) or x_0.device.type != "cpu" or len(x_0) <= NEVER_CUT:
         return len(x_0)
     # What the widest layer puts out should fit the second-level cache of the cores that share the work
     parameters = velocity.parameters() if callable(getattr(velocity, "parameters", None)) else ()
@@ -166,7 +166,7 @@ def rows_together(chunk: int | str | None, velocity, x_0: Tensor) -> int:
     pixels = x_0[0, 0].numel() if x_0.ndim > 2 else 1
     cache = torch.cpu.get_capabilities().get("l2_cache_size") or 2**20
     size = 2 if torch.is_autocast_enabled("cpu") else x_0.element_size()
-    return max(FEW, cache * torch.get_num_threads() // (width * pixels * size))
+    return max(NEVER_CUT, cache * torch.get_num_threads() // (width * pixels * size))
 
 
 def _in_chunks(step, field: solvers.Field, x_0: Tensor, times: Tensor, kept: int | None, rows: int):

@@ -91,28 +91,28 @@ def fit(
     torch.Size([3])
     """
     _check_condition(condition)
-    place, world = devices.device_of(device), devices.processes()
+    device, world = devices.device_of(device), devices.processes()
     disk = Checkpoints(checkpoint) if checkpoint is not None and not isinstance(checkpoint, Checkpoints) else checkpoint
     options = Options(steps, batch_size, learning_rate, warmup, clip, accumulate, ema, precision, seed)
-    options = options.settled(place, world, disk)
-    dtype = devices.precision_of(options.precision, place)
+    options = options.settled(device, world, disk)
+    dtype = devices.precision_of(options.precision, device)
     _check_model(model, data, loss, disk)
-    draw = batches.drawing(data, source, condition, coupling, batch_size, seed, place, world)
+    draw = batches.drawing(data, source, condition, coupling, batch_size, seed, device, world)
     things = {"loss": loss, "coupling": coupling, "network": model, "data": data, "source": source} | condition
     identity = vars(options) | {name: described(thing, disk is not None) for name, thing in things.items()}
     identity["frozen"] = [name for name, p in model.named_parameters() if not p.requires_grad] or None
 
-    model = model.to(place).train()
+    model = model.to(device).train()
     step = _Step(torch.compile(model) if compile else model, loss, dtype)
     if world.size > 1:  # gives all processes the weights of the first
-        step = nn.parallel.DistributedDataParallel(step, [place] if place.type == "cuda" else None)
+        step = nn.parallel.DistributedDataParallel(step, [device] if device.type == "cuda" else None)
     averaged = _copied(model)
     optimizer = torch.optim.Adam(model.parameters(), learning_rate, fused=True)
-    losses = torch.zeros(steps, device=place)
+    losses = torch.zeros(steps, device=device)
     run = Run(model, averaged, optimizer, losses, identity, disk, disk is not None and world.rank == 0)
     with run.begun() as start, _bar(start, steps, batch_size, progress and world.rank == 0) as bar:
         checked, first = start, not start
-        for done, batch in enumerate(batches.ahead(draw, start, steps, coupling, place), start + 1):
+        for done, batch in enumerate(batches.ahead(draw, start, steps, coupling, device), start + 1):
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate * _decay(done - 1, steps, warmup)
             optimizer.zero_grad()
