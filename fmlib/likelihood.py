@@ -225,11 +225,11 @@ def _check_gradient(field: solvers.Field, x: Tensor, t: Tensor, seed: int = 0) -
     A row fails only if it does so at three points close by: a right velocity may have a kink at one or two.
     """
     draw, failed = torch.Generator().manual_seed(seed), True
-    x, t, eps = _finest(field, x.detach(), t.detach())
+    x, t = _finest(field, x.detach(), t.detach())
     for _ in range(3):
         e, shift = (torch.randn(x.shape, generator=draw).to(x) for _ in range(2))
-        hidden, coarse = _hidden(field, x, t, e, shift, eps)
-        if coarse and eps < COARSE:  # it rounds inside: take steps that are longer than that
+        hidden, coarse = _hidden(field, x, t, e, shift, torch.finfo(x.dtype).eps)
+        if coarse:  # it rounds inside: take steps that are longer than that
             hidden, _ = _hidden(field, x, t, e, shift, COARSE)
         failed = failed & hidden
         if not bool(failed.any()):
@@ -262,16 +262,14 @@ def _hidden(field: solvers.Field, x: Tensor, t: Tensor, e: Tensor, shift: Tensor
         return gap > (e.abs() * noise).flatten(1).sum(1), bool(still.double().mean() > 0.01)
 
 
-def _finest(field: solvers.Field, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor, float]:
-    """x and t in float64 if the velocity can be computed in it, else as they are; and its relative rounding error."""
-    with torch.no_grad():
-        try:
-            if field.function(x.double(), t.double(), **field.condition).dtype == torch.float64:
-                return x.double(), t.double(), torch.finfo(torch.float64).eps
-        except Exception:  # whatever it was: what is wrong with x itself is said by the next call
-            pass
-        found = field.function(x, t, **field.condition).dtype
-    return x, t, max(torch.finfo(dtype).eps for dtype in (found, x.dtype))
+def _finest(field: solvers.Field, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+    """x and t in float64 if the velocity can be computed in it, else as they are."""
+    try:
+        with torch.no_grad():
+            able = field.function(x.double(), t.double(), **field.condition).dtype == torch.float64
+    except Exception:  # whatever it was: what is wrong with x itself is said by the next call
+        able = False
+    return (x.double(), t.double()) if able else (x, t)
 
 
 def _basis(u: Tensor, i: int) -> Tensor:

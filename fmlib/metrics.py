@@ -87,12 +87,13 @@ def nearest_distance(x: Tensor, data: Tensor) -> Tensor:
     return torch.cat([torch.cdist(part, data, compute_mode=EXACT).amin(1) for part in parts])
 
 
-def kinetic_energy(velocity, x_0: Tensor, *, steps: int = 100, method: str = "rk4", **condition) -> Tensor:
+def kinetic_energy(velocity, x_0: Tensor, *, steps=100, method="rk4", **condition) -> Tensor:
     """int_0^1 ||u_t(X_t)||^2 dt along the trajectory of each source sample, shape (batch,); KE(u) is its mean.
 
     (Shaul et al. 2023, "On Kinetic Optimal Probability Paths", section 2.) velocity: a callable (x, t, **condition).
-    x_0: samples of the source, (batch, *dims). The integral is one more coordinate of the ODE: of the order of
-    `method`, at no further evaluation of the velocity. Errors as in `sampling.sample`. The spread over the batch tells
+    x_0: samples of the source, (batch, *dims). steps, method: as in `sampling.sample`, but not a step that adds noise.
+    The integral is one more coordinate of the ODE: of the order of `method`, at no further evaluation of the velocity.
+    Errors as in `sampling.sample`. The spread over the batch tells
     the Monte Carlo error.
 
     >>> kinetic_energy(lambda x, t: torch.full_like(x, 3.0), torch.zeros(1, 2), steps=1)
@@ -101,7 +102,7 @@ def kinetic_energy(velocity, x_0: Tensor, *, steps: int = 100, method: str = "rk
     return _energy(velocity, x_0, 0.0, steps, method, condition)
 
 
-def straightness(velocity, x_0: Tensor, *, steps: int = 100, method: str = "rk4", **condition) -> Tensor:
+def straightness(velocity, x_0: Tensor, *, steps=100, method="rk4", **condition) -> Tensor:
     """int_0^1 ||(X_1 - X_0) - u_t(X_t)||^2 dt along each trajectory, shape (batch,); S is its mean.
 
     (Liu et al. 2022, "Flow Straight and Fast", section 2.) Never negative, and zero exactly where the trajectory is a
@@ -115,7 +116,7 @@ def straightness(velocity, x_0: Tensor, *, steps: int = 100, method: str = "rk4"
     return _energy(velocity, x_0, (x_1 - x_0).flatten(1), steps, method, condition)
 
 
-def _energy(velocity, x_0: Tensor, mean, steps: int, method: str, condition: dict) -> Tensor:
+def _energy(velocity, x_0: Tensor, mean, steps, method, condition: dict) -> Tensor:
     """int_0^1 ||u_t(X_t) - mean||^2 dt along each trajectory, by a coordinate that grows at this rate."""
     if method is solvers.maruyama or getattr(method, "forward_only", False):
         raise ValueError("method must follow the velocity alone: the energy is one more coordinate of the ODE")
