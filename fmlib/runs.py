@@ -42,8 +42,8 @@ class Checkpoints:
     def __post_init__(self):
         if not isinstance(self.folder, str | Path) or not str(self.folder):
             raise TypeError(f"checkpoint must be a folder's path or Checkpoints, got {self.folder!r}"[:200])
-        _validate.count("every", self.every)
-        _validate.count("keep", self.keep)
+        for name in ("every", "keep"):  # NumPy's integers become Python's, which JSON holds
+            object.__setattr__(self, name, _validate.count(name, getattr(self, name)))
         about = self.about or {}
         if taken := RESERVED & about.keys():
             raise ValueError(
@@ -71,10 +71,9 @@ class Options:
     seed: int
 
     def __post_init__(self):
-        for name in ("steps", "batch_size", "accumulate"):
-            _validate.count(name, getattr(self, name))
-        _validate.count("warmup", self.warmup, 0)
-        _validate.count("seed", self.seed, -(2**63))
+        least = {"steps": 1, "batch_size": 1, "accumulate": 1, "warmup": 0, "seed": -(2**63)}
+        for name, minimum in least.items():  # NumPy's integers become Python's, which JSON holds
+            object.__setattr__(self, name, _validate.count(name, getattr(self, name), minimum))
         _validate.positive("learning_rate", self.learning_rate)
         if self.clip is not None:
             _validate.positive("clip", self.clip)

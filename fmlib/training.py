@@ -95,6 +95,7 @@ def fit(
     disk = Checkpoints(checkpoint) if checkpoint is not None and not isinstance(checkpoint, Checkpoints) else checkpoint
     options = Options(steps, batch_size, learning_rate, warmup, clip, accumulate, ema, precision, seed)
     options = options.settled(device, world, disk)
+    steps, batch_size, accumulate, seed = options.steps, options.batch_size, options.accumulate, options.seed
     dtype = devices.precision_of(options.precision, device)
     _check_model(model, data, loss, disk)
     draw = batches.drawing(data, source, condition, coupling, batch_size, seed, device, world)

@@ -594,7 +594,6 @@ def test_the_users_own_files_stay_and_block_nothing(tmp_path):
     assert len(list(tmp_path.iterdir())) == len(MINE + FOLDERS) + 3  # the record, its weights and the lock
 
 
-@pytest.mark.xfail(strict=True, reason="`fit` does not ask `checkpoints.any_in` yet")
 def test_a_run_in_a_folder_with_the_users_files_resumes(tmp_path):
     x = torch.randn(16, 2)
     own_files(tmp_path)

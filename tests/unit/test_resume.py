@@ -97,6 +97,14 @@ def test_a_finished_run_is_returned_as_it_is(tmp_path):
     assert same(first.model, again.model) and torch.equal(first.losses, again.losses)
 
 
+def test_numpys_integers_are_integers(tmp_path):
+    counts = {"steps": np.int64(4), "batch_size": np.int32(8), "seed": np.int64(1), "warmup": np.int64(1)}
+    first = fit(network(), data(), checkpoint=tmp_path, checkpoint_every=np.int64(2), **counts)
+    counts = {name: int(value) for name, value in counts.items()}
+    again = fit(network(), data(), checkpoint=tmp_path, checkpoint_every=2, resume=True, **counts)
+    assert torch.equal(first.losses, again.losses)
+
+
 def test_the_newest_checkpoints_stay_and_a_new_run_replaces_an_old_one(tmp_path):
     fit(network(), data(), steps=50, checkpoint=tmp_path, checkpoint_every=10, keep=3, about={"mark": 1})
     records = sorted(path.name for path in tmp_path.glob("*.json"))
