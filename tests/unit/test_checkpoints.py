@@ -15,6 +15,7 @@ from helpers import one_sentence
 
 from fmlib import checkpoints
 from fmlib.models import MLP, ResidualMLP, UNet
+from fmlib.runs import Checkpoints
 from fmlib.training import fit
 
 
@@ -598,7 +599,7 @@ def test_a_run_in_a_folder_with_the_users_files_resumes(tmp_path):
     x = torch.randn(16, 2)
     own_files(tmp_path)
     for resume in (True, True, False):
-        fit(MLP(2, 4, 1), x, steps=2, batch_size=4, checkpoint=tmp_path, resume=resume)
+        fit(MLP(2, 4, 1), x, steps=2, batch_size=4, checkpoint=Checkpoints(tmp_path, resume=resume))
         assert_untouched(tmp_path)
 
 

@@ -207,6 +207,27 @@ def test_train_and_sample_a_folder_of_images(classes, small_images, tmp_path, ca
     assert not (tmp_path / "y.png").exists()
 
 
+def test_a_folder_that_moved_is_the_same_data_and_other_images_are_not(small_images, tmp_path, monkeypatch, capsys):
+    """However it is spelt, and wherever it lies; a finished run goes on to more steps."""
+    for i in range(40):
+        folder = tmp_path / "data" / ("light" if i % 2 else "dark")
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 8), (200 * (i % 2), 3 * i, 50)).save(folder / f"{i:02d}.png")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(evaluation, "report", lambda *_: None)
+    command = ["--out", "run", "--batch-size", "4", "--resume", "--steps"]
+    spellings = ["data", "./data/", str(tmp_path / "data"), "other/../data"]
+    (tmp_path / "other").mkdir()
+    for steps, spelling in enumerate(spellings, 1):
+        assert cli.main(["train", spelling, *command, str(steps)]) == 0, capsys.readouterr().err
+        assert checkpoints.load("run")[1]["steps"] == steps
+    (tmp_path / "data").rename("moved")
+    assert cli.main(["train", "moved", *command, "5"]) == 0 and checkpoints.load("run")[1]["steps"] == 5
+    Image.new("RGB", (8, 8), "white").save("moved/dark/00.png")
+    assert cli.main(["train", "moved", *command, "6"]) == 2
+    assert "other options: data was" in capsys.readouterr().err
+
+
 def test_images_are_held_out_but_never_the_only_one_of_a_class():
     labels = torch.tensor([0] * 19 + [1] + [2] * 10)
     train, held_out = evaluation._divided(datasets.Labelled(torch.arange(30.0)[:, None], labels))
