@@ -30,9 +30,9 @@ def claim(
     - differ from `differs_from` by more than four times its `standard_error`, or more than `within` (a control that
       must fail). NaN never holds. Numbers are printed to four significant digits.
 
-    What it is compared with is a number or has the shape of what was measured; so have tolerances, of at least 0. The
-    line shows the entry that is the most tolerances away from holding. TypeError or ValueError for anything else, and
-    for integers above 2^53, which float64 does not tell apart.
+    What it is compared with, and tolerances, are numbers, or have the shape of what was measured or of its last axes.
+    The line shows the entry that is the most tolerances away from holding. TypeError or ValueError for anything else,
+    and for integers above 2^53, which float64 does not tell apart.
 
     >>> claim("two and two make four", 2 + 2, 4, within=0)
     holds: two and two make four | measured 4, expected 4
@@ -117,11 +117,12 @@ def _numbers(name: str, value) -> torch.Tensor:
 
 
 def _alike(value: torch.Tensor, name: str, other) -> tuple[torch.Tensor, torch.Tensor]:
-    """`value` and `other` as numbers in one shape, which both had if neither is a single number."""
+    """`value` and `other` as numbers in one shape: that of `value`, or of `other` where `value` is a single number."""
     other = _numbers(name, other)
-    if other.shape != value.shape and 1 not in (other.numel(), value.numel()):
+    fits = other.shape == value.shape[max(0, value.ndim - other.ndim) :]  # as a whole, or row by row
+    if not fits and 1 not in (other.numel(), value.numel()):
         raise ValueError(f"{name} must be a number or of shape {tuple(value.shape)}, got {tuple(other.shape)}")
-    shape = value.shape if other.numel() == 1 else other.shape
+    shape = other.shape if value.numel() == 1 else value.shape
     return tuple(v.expand(shape) if v.numel() > 1 else v.reshape(()).expand(shape) for v in (value, other))
 
 

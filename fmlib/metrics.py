@@ -11,9 +11,7 @@ import torch
 from torch import Tensor
 
 from fmlib import _validate, sampling, solvers
-
-# For torch.cdist: from the differences x - y, not as |x|^2 + |y|^2 - 2 x.y, which loses the small distances
-EXACT = "donot_use_mm_for_euclid_dist"
+from fmlib.exact import EXACT
 
 
 def energy_distance(x: Tensor, y: Tensor) -> float:

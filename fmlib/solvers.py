@@ -298,9 +298,13 @@ def solve_adaptive(method: Adaptive, velocity: Velocity, x_0: Tensor, times: Ten
         nfe += 1
         return velocity(x, t.clamp(0, 1))  # the guess of the first step may probe beyond the end
 
+    def norm(error):  # a sum in float32 would depend on the order of the rows, and so would the steps
+        return error.double().square().mean().sqrt().to(error.dtype)
+
     # Without step_t the last step overshoots the end, into time without a flow, and the end point is interpolated.
+    options = {"step_t": times[-1:], "norm": norm}
     try:
-        points = odeint(counted, x_0, times, method=name, **tolerances, options={"step_t": times[-1:]})
+        points = odeint(counted, x_0, times, method=name, **tolerances, options=options)
     except AssertionError as error:
         if "underflow" not in str(error) and "non-finite" not in str(error):  # not torchdiffeq's
             raise

@@ -36,6 +36,7 @@ HOLDS = {
     "one number against two": (1.5, {"expected": [1.0, 2.0], "within": 0.5}),
     "one number, a tolerance for each reference": (1.5, {"differs_from": [1.0, 3.0], "within": [0.4, 1.4]}),
     "the last integer that counts": (2**53, {"expected": 2**53, "within": 0}),
+    "each row": ([[1.0, 2.0], [1.5, 2.0], [1.0, 2.5]], {"expected": [1.0, 2.0], "within": [0.5, 0.6]}),
     "truth": (True, {"expected": 1, "within": 0}),
     "tensors in a list": ([torch.tensor(1.0), 2], {"at_most": 2}),
 }
@@ -56,6 +57,7 @@ FAILS = {
     "one above its own bound": ([1.0, 20.0], {"at_most": torch.tensor([0.5, 30.0])}),
     "one below its own bound": ([1.0, 20.0], {"at_least": [0.0, 20.5]}),
     "one outside its own tolerance": ([1.0, 20.0], {"expected": 0, "within": torch.tensor([0.9, 30.0])}),
+    "one of the rows": ([[1.0, 2.0], [1.5, 2.0], [1.0, 2.5]], {"expected": [1.0, 2.0], "within": [0.6, 0.4]}),
     "one number, two references": (1.5, {"expected": [1.0, 2.5], "within": 0.5}),
     "neighbouring integers": (2**53, {"expected": 2**53 - 1, "within": 0}),
     "NaN among bounds": ([1.0, 1.0], {"at_most": [2.0, NAN]}),
@@ -153,6 +155,7 @@ REFUSED = {
     ),
     "shapes": (PAIR, {"expected": torch.ones(3), "within": 1}, ValueError, r"expected .*shape \(2,\), got \(3,\)"),
     "outer product": (PAIR, {"expected": PAIR[:, None], "within": 9}, ValueError, r"got \(2, 1\)"),
+    "columns": (torch.ones(2, 3), {"expected": PAIR, "within": 9}, ValueError, r"of shape \(2, 3\), got \(2,\)"),
     "tolerance": (PAIR, {"expected": 1, "within": torch.ones(3)}, ValueError, r"within .*shape \(2,\), got \(3,\)"),
     "error": (PAIR, {"expected": 1, "standard_error": torch.ones(3)}, ValueError, r"standard_error .*got \(3,\)"),
     "bound": (PAIR, {"at_least": torch.ones(2, 2)}, ValueError, r"at_least .*shape \(2,\), got \(2, 2\)"),
