@@ -21,7 +21,12 @@ MUTANTS = [
         "one Gaussian with the data's mean and covariance for the map",
     ),
     Cell("path-claims-code", "x_t = (1 - t) * x_0", "x_t = (1 - 0.9 * t) * x_0", "X_t keeps a tenth of its noise"),
-    Library("exact.MixturePath.velocity", "return self._average(", "return 1.02 * self._average(", "the marginal velocity 2 % too large"),
+    Library(
+        "exact.MixturePath.velocity",
+        "return self._average(",
+        "return 1.02 * self._average(",
+        "the marginal velocity 2 % too large",
+    ),
     Cell("velocity-code", "t**2 * s**2) ** 0.5 * x", "t**2 * s**2) * x", "the variance for the spread in psi"),
     Cell("continuity-code", "(leaving - entering)", "(entering - leaving)", "inflow counted as outflow"),
     Cell(
