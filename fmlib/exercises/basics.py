@@ -232,9 +232,9 @@ score_counted_twice = Choice(
         ),
     },
     after=(
-        "Then look: in the cell that makes `runs`, write `score=lambda x, t: 2 * line.score(x, t)` (`sample` itself "
-        "multiplies the score by $g^2/2$), and run it and the figure's cell. Undo the change: the next claims would "
-        "stop you."
+        "Then look: in the cell that makes `runs`, write `with_noise = solvers.maruyama(lambda x, t: 2 * line.score(x, "
+        "t), noise=g)` (the step itself multiplies the score by $g^2/2$), and run it and the figure's cell. Undo the "
+        "change: the next claims would stop you."
     ),
     reference='answer = "b"',
     why=(
@@ -275,8 +275,8 @@ sign_of_target = Choice(
         ),
     },
     after=(
-        "Then try it: write `x_0 - x_1` in `train`, run that cell and the next. A claim stops you, and many samples "
-        "lie outside the picture. For which clock is this network right? Look at `sample(lambda x, t: "
+        "Then try it: write `x_0 - x_1` in `train`, run that cell and the next two. A claim stops you, and many "
+        "samples lie outside the picture. For which clock is this network right? Look at `sample(lambda x, t: "
         "moons_velocity(x, 1 - t), datasets.moons(1000).to(device))`. Undo the change and run both cells again."
     ),
     reference='answer = "c"',
@@ -302,8 +302,8 @@ half_turn = Number(
     after=(
         "What can a velocity do there, where one point stands for all pairs? Change the matrix in the cell "
         "that defines `turned`, at the start of 1.10, to `[[-1.0, 0.0], [0.0, -1.0]]`, run it and the cell of the "
-        "figure, and see what the trained flow does. (One of the two paired claims stops you: the samples come out too "
-        "narrow, or at the wrong partners. The map is lost either way. Undo the change.)"
+        "figure, and see what the trained flow does. (In the claims after it, one of the paired ones stops you: the "
+        "samples come out too narrow, or at the wrong partners. The map is lost either way. Undo the change.)"
     ),
     reference="answer = 1 / 1.7",
     expected=1 / 1.7,
