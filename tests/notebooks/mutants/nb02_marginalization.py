@@ -124,7 +124,5 @@ MUTANTS = [
         "copier = exact.DataPath(train.double() * 0.98)",
         "the exact velocity of shrunken images",
     ),
-    Cell(
-        "generalise-check", "learned, perfect = cfm_losses", "perfect, learned = cfm_losses", "the two losses swapped"
-    ),
+    Cell("generalise-check", "learned, perfect = cfm_losses", "perfect, learned = cfm_losses", "the losses swapped"),
 ]
