@@ -32,6 +32,14 @@ forgotten_denominator = Number(
             "This is the fraction that is covered, 1 - 1/e. The question is what is left.",
         ),
         Wrong(
+            "answer = 36.8",
+            "As a percentage this is right. As a number between 0 and 1 it is a hundred times smaller.",
+        ),
+        Wrong(
+            "answer = 37",
+            "As a percentage, rounded, this is right. Give it as a number between 0 and 1.",
+        ),
+        Wrong(
             "answer = 0.5",
             "Half would be left if the speed fell evenly to nothing. It falls with the distance r that is left: "
             "solve dr/dt = -r.",
