@@ -3,9 +3,12 @@
 An exercise never raises: whatever the learner hands in ends as one of the four kinds of `Outcome`.
 """
 
+import ast
 import copy
 import inspect
 import math
+import operator
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -190,7 +193,8 @@ class Choice(Exercise):
     def _judge(self, answer) -> str:
         if not isinstance(answer, str):
             raise Verdict(WRONG, f"You gave {_wording.described(answer)}. {self._expects()}")
-        letter = answer.strip().strip("().").lower()
+        lone = re.fullmatch(r"\W*(?:option\b)?\W*(\w)\W*", answer.lower())
+        letter = lone[1] if lone else ""
         if letter not in self.options:
             raise Verdict(WRONG, f"There is no option {_wording.shortened(repr(answer), 20)}. {self._expects()}")
         wrong = self.options[letter][1]
@@ -225,10 +229,10 @@ class Number(Exercise):
     def _number(self, answer) -> float:
         if is_tensor(answer) and answer.numel() != 1:
             raise Verdict(WRONG, f"You gave a tensor of shape {tuple(answer.shape)}. {self._expects()}")
-        if isinstance(answer, (bool, str, complex)) or (callable(answer) and not is_tensor(answer)):
+        if isinstance(answer, (bool, complex)) or (callable(answer) and not is_tensor(answer)):
             raise Verdict(WRONG, f"You gave {_wording.described(answer)}. {self._expects()}")
         try:
-            value = float(answer)
+            value = _arithmetic(answer) if isinstance(answer, str) else float(answer)
         except Exception:
             raise Verdict(WRONG, f"You gave {_wording.described(answer)}. {self._expects()}") from None
         if value != value or abs(value) == float("inf"):
@@ -395,6 +399,23 @@ class Property(Code):
         problem = self.examine(lambda *arguments: self._call(answer, arguments))
         if problem:
             raise Verdict(WRONG, problem)
+
+
+def _arithmetic(text: str) -> float:
+    """The value of "0.59", "10/17" or "1/e": numbers, e and pi, with + - * / and brackets; any error for other text."""
+    operators = {ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv}
+    signs = {ast.UAdd: operator.pos, ast.USub: operator.neg}
+
+    def value(node) -> float:
+        if isinstance(node, ast.BinOp):
+            return operators[type(node.op)](value(node.left), value(node.right))
+        if isinstance(node, ast.UnaryOp):
+            return signs[type(node.op)](value(node.operand))
+        if isinstance(node, ast.Constant) and type(node.value) in (int, float):
+            return float(node.value)
+        return {"e": math.e, "pi": math.pi}[node.id]
+
+    return value(ast.parse(text.strip(), mode="eval").body)
 
 
 def _floating(value) -> bool:

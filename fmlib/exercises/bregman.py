@@ -77,25 +77,46 @@ def _strictly_convex(call: Callable[..., Tensor]) -> str:
         if not call(v.clone().requires_grad_()).requires_grad:
             return "PyTorch cannot differentiate your potential. Use torch functions only, no .item() or .detach()."
         # Log-sum-exp is flat along (1, ..., 1), so look there on purpose; all points once far out, once near.
-        steps = torch.tensor([0.5, -1.0, 7.0, -7.0]).double().repeat(50)[:, None]
+        steps = torch.tensor([1.0, -1.0, 7.0, -7.0]).double().repeat(50)[:, None]
         diagonal = 1 + v[:, :1].abs().expand_as(v)
         pairs = [(a, a + steps.abs(), "shift") for a in (v + 3, diagonal)] + [(v, v + steps, "shift"), (u, v, "pair")]
         for a, b, kind in pairs:
             value = _divergence(call, b, a)
-            size = call(a).abs() + call(b).abs() + 1
-            if (value < -1e-9 * size).any():
+            rounding = 64 * torch.finfo(torch.float64).eps * (call(a).abs() + call(b).abs() + 1)
+            if (value < -rounding).any():
                 return (
                     "For some u and v the divergence is negative: your term bends downwards, so the sum is not convex. "
                     "Add a term that bends upwards in every direction."
                 )
-            if (value <= 1e-9 * size).any() and kind == "shift":
+            if (value <= rounding).any():
                 return (
                     "D(u, u + c) is still 0 for some shift c of all coordinates: your term has no curvature in that "
                     "direction, in which log-sum-exp is a straight line. A constant or a linear term cancels in the "
                     "definition, and an absolute value is straight on each side of 0."
+                    if kind == "shift"
+                    else "D(u, v) is 0 for some u that differs from v: the potential is not strictly convex."
                 )
-            if (value <= 1e-12 * size).any():
-                return "D(u, v) is 0 for some u that differs from v: the potential is not strictly convex."
+    return _straight(call)
+
+
+def _straight(call: Callable[..., Tensor]) -> str:
+    """Where the potential `call` is straight, or "".
+
+    In one dimension log-sum-exp is x itself, so the second derivative is that of the added term alone, down to rounding
+    at 1: below -30 that would hide even exp. Strict convexity forbids that it vanishes on an interval.
+    """
+    for low in range(-30, 300, 5):
+        x = (low + torch.linspace(0, 5, 21).double())[:, None].requires_grad_()
+        (slope,) = torch.autograd.grad(call(x).sum(), x, create_graph=True)
+        bend = torch.autograd.grad(slope.sum(), x, allow_unused=True)[0] if slope.requires_grad else None
+        if bend is None or bend.max() < 1e-14:
+            return (
+                f"For single numbers x from {low} to {low + 5} your term is a straight line, at least to the digits of "
+                "float64, so D(u, v) is 0 for different u and v there. Strictly convex means curved everywhere, far "
+                "from 0 too: choose a term whose curvature does not end."
+            )
+        if bend.min() < -1e-12:
+            return f"For single numbers x from {low} to {low + 5} your term bends downwards, so it is not convex."
     return ""
 
 
@@ -132,6 +153,9 @@ strictly_convex = Property(
     examine=_strictly_convex,
     rights=(
         _POTENTIAL.format("x.pow(2).sum(1)"),
+        _POTENTIAL.format("1e-9 * x.square().sum(1)"),
+        _POTENTIAL.format("(1 + x.square()).sqrt().sum(1)"),
+        _POTENTIAL.format("x.pow(4).sum(1)"),
         _POTENTIAL.format("x.mean(1) ** 2"),
         _POTENTIAL.format("x.exp().sum(1)"),
         "def answer(x):\n    return torch.log(torch.exp(x).sum(dim=1)) + torch.einsum('bi,bi->b', x, x)",
@@ -139,6 +163,13 @@ strictly_convex = Property(
     other_wrongs=(
         (_POTENTIAL.format("1"), "no curvature in that direction"),
         (_POTENTIAL.format("x.sum(1)"), "no curvature in that direction"),
+        (_POTENTIAL.format("torch.relu(x + 12).square().sum(1)"), "from -30 to -25"),
+        (_POTENTIAL.format("torch.relu(100 - x).square().sum(1)"), "from 100 to 105"),
+        (
+            _POTENTIAL.format("torch.nn.functional.huber_loss(x, 0 * x, 'none', 30.0).sum(1)"),
+            "from 30 to 35 your term is a straight line",
+        ),
+        (_POTENTIAL.format("(x - x.mean(1, keepdim=True)).square().sum(1)"), "no curvature in that direction"),
         (_POTENTIAL.format("x.abs().sum(1)"), "an absolute value is straight"),
         (_POTENTIAL.format("x.norm(dim=1)"), "no curvature in that direction"),
         (_POTENTIAL.format("-x.square().sum(1)"), "bends downwards"),

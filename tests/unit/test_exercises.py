@@ -585,7 +585,7 @@ def test_output_is_wrapped_but_code_is_not(capsys):
 # ---- choices and numbers ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("answer", ["c", "C", " c ", "(c)", "c)", "c."])
+@pytest.mark.parametrize("answer", ["c", "C", " c ", "(c)", "c)", "c.", "c: ", "option c", "Option (c)", "**c**"])
 def test_a_letter_may_be_written_in_several_ways(answer, capsys):
     assert choice.check(answer).kind == "correct"
 
@@ -593,12 +593,16 @@ def test_a_letter_may_be_written_in_several_ways(answer, capsys):
 def test_a_choice_that_is_none(capsys):
     assert 'such as answer = "a"' in choice.check(3).message
     assert "There is no option 'e'" in choice.check("e").message
+    for answer in ("", "cc", "b or c", "optionc", "not c", "option", "c d"):
+        assert "There is no option" in choice.check(answer).message, answer
     assert choice.check("____").kind == "not attempted"
     assert "one answer" in choice.check("a", "b").message
 
 
 @pytest.mark.parametrize(
-    "answer", [1 / 1.7, np.float64(0.588), torch.tensor(0.588), torch.tensor([[0.59]]), np.array(0.59)]
+    "answer",
+    [1 / 1.7, np.float64(0.588), torch.tensor(0.588), torch.tensor([[0.59]]), np.array(0.59)]
+    + ["0.59", " .588 ", "10/17", "+20 / (2 * 17)", "5.88e-1", "-(1/1.7 - 1) + 6/17 - 3/17"],
 )
 def test_a_number_may_come_in_several_types(answer, capsys):
     assert number.check(answer).kind == "correct"
@@ -608,7 +612,9 @@ def test_numbers_that_are_wrong(capsys):
     assert "a little too small: give one more digit" in number.check(0.575).message
     assert number.check(0.2).message.startswith("0.2 is too small. Write X_t")
     assert number.check(30).message.startswith("30 is too large.")
-    assert "a string in quotes" in number.check("0.588").message
+    assert number.check("1/e").message.startswith("0.3679 is too small.")
+    for text in ("", "half", "1/", "1/0", "9**9**9", "__import__('os')", "True", "e.real", "0,59", "[0.59]"):
+        assert "a string in quotes" in number.check(text).message, text
     assert "division by zero" in number.check(float("nan")).message
     assert "shape (2,)" in number.check(torch.ones(2)).message
 
