@@ -162,7 +162,7 @@ singular_speed = Choice(
     ),
     hints=(
         "The bound is E of the integral of ||alpha' X_1 + sigma' X_0||^2. Is the integral of sigma'^2 finite?",
-        "In the marginal velocity stands sigma' E[X_0 | X_t]. How large is that mean near t = 1, if the density is bounded?",
+        "In the marginal velocity stands sigma' E[X_0 | X_t]. How large is it near t = 1, if the density is bounded?",
     ),
 )
 
