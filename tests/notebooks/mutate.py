@@ -95,10 +95,10 @@ def to_the_end(cells: list[tuple[str, str]], namespace: dict) -> str:
 
 
 class Children:
-    """Forked copies, as many at a time as there are cores, and how each ended."""
+    """Forked copies, as many at a time as there are cores; each is printed as it ends."""
 
     def __init__(self):
-        self.running, self.ends = {}, {}
+        self.running, self.killed, self.report = {}, 0, sys.stdout
 
     def fork(self, mutant, cells: list[tuple[str, str]], namespace: dict) -> None:
         while len(self.running) >= (os.cpu_count() or 1):
@@ -127,11 +127,14 @@ class Children:
         mutant, answer, start = self.running.pop(child)
         with os.fdopen(answer) as pipe:
             end = pipe.read() or f"error: it ran longer than {PATIENCE} s, or died with status {status}"
-        self.ends[mutant] = (end, time.perf_counter() - start)
+        self.killed += end.startswith("killed")
+        where = mutant.id if isinstance(mutant, Cell) else mutant.name
+        seconds = time.perf_counter() - start
+        print(f"  {seconds:5.1f} s  {where}: {mutant.what}\n           {end[:200]}", file=self.report, flush=True)
 
 
 def run(path: Path, chosen: str = "") -> tuple[int, int]:
-    """Run the notebook at `path` with its mutants, print each; return their number and that of the killed."""
+    """Run the notebook at `path` with its mutants, return their number and that of the killed."""
     mutants = [m for m in mutants_of(path) if re.search(chosen, m.what)]
     cells, namespace, children, begin = code_cells(path), {"__name__": "__main__"}, Children(), time.perf_counter()
     unknown = {m.id for m in mutants if isinstance(m, Cell)} - {name for name, _ in cells}
@@ -149,14 +152,8 @@ def run(path: Path, chosen: str = "") -> tuple[int, int]:
             children.wait()
     finally:
         sys.stdout = stdout
-    killed = 0
-    for mutant in mutants:
-        end, seconds = children.ends[mutant]
-        killed += end.startswith("killed")
-        where = mutant.id if isinstance(mutant, Cell) else mutant.name
-        print(f"  {seconds:5.1f} s  {where}: {mutant.what}\n           {end[:200]}")
-    print(f"{path.name}: {killed} of {len(mutants)} killed, {time.perf_counter() - begin:.0f} s", flush=True)
-    return len(mutants), killed
+    print(f"{path.name}: {children.killed} of {len(mutants)} killed, {time.perf_counter() - begin:.0f} s", flush=True)
+    return len(mutants), children.killed
 
 
 def margins(path: Path, seed: int) -> None:
