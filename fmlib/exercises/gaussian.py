@@ -166,7 +166,7 @@ heavy_batches = Choice(
     number="5.4",
     task="break it",
     question=(
-        "In `one_batch` give the score the weight 1 in place of $\\sigma_t$: scale `sigma**0` and target `-x_0 / "
+        "In `forty_eight` give the score the weight 1 in place of $\\sigma_t$: scale `sigma**0` and target `-p.x_0 / "
         "sigma`. Under cond-OT one batch in a while has a loss that dwarfs all others. Why, and what does Adam make "
         "of it?"
     ),
@@ -180,27 +180,33 @@ heavy_batches = Choice(
             "Near t = 0 the score is nearly -x, as harmless as can be. It is at the other end that sigma_t is small.",
         ),
         "c": (
-            "The target is of size $1/\\sigma_t$, so a time near 1 makes a huge loss; Adam's steps are tiny for long "
-            "after it",
+            "The target is of size $1/\\sigma_t$, so a time near 1 makes a huge loss; Adam follows that one batch for "
+            "some ten steps, and then makes smaller ones for long",
             "",
         ),
         "d": (
             "The same times near 1, but Adam does not care: it divides by the size of the gradient",
-            "It divides by a *running* mean of squares. A huge gradient stays in that mean for about 1000 steps and "
-            "makes the ordinary ones that follow count for nothing.",
+            "It divides by a *running* mean of squares. A huge gradient stays in that mean for about 1000 steps, while "
+            "the ordinary ones that follow count for less.",
         ),
     },
-    after="Train again and look at the loss.",
+    after=(
+        "Train again, keep the `.losses` that `fit` returns beside `.model`, and compare the largest with their median."
+    ),
     reference='answer = "c"',
     why=(
         "E[1 / sigma_t^2] is infinite for uniform t under cond-OT, so the largest 1 / sigma_t^2 of a batch dominates "
-        "its loss, and now and then a t very near 1 dominates everything. Adam scales its steps by the root of a "
-        "running mean of squared gradients, which remembers such a batch for about 1000 steps. The weight sigma_t "
+        "its loss, and now and then a t very near 1 dominates everything: over 400 steps the largest loss is 10^4 to "
+        "10^7 times the median. Adam divides a running mean of gradients (decay 0.9) by the root of one of their "
+        "squares (decay 0.999). A gradient G times the usual, G large, raises that root to about G / 32: so its own "
+        "step has length 0.1 G / (G / 32), 3 times the usual at most, and the mean carries it on for ten more. "
+        "Ordinary gradients then make steps 32 / G of the usual, until the root has forgotten, in some 1000 steps. "
+        "Other large batches come meanwhile, so you see kicks first, and small steps only later. The weight sigma_t "
         "makes the target -x_0, of size 1 at all times."
     ),
     hints=(
         "How large is -x_0 / sigma_t for t = 0.5? And for t = 0.999?",
-        "Adam divides by the root of a running mean of squared gradients, with decay 0.999. How long does one huge "
-        "gradient stay in it?",
+        "Adam divides a running mean of gradients, with decay 0.9, by the root of one of their squares, with decay "
+        "0.999. How long does one huge gradient stay in each?",
     ),
 )
