@@ -123,7 +123,7 @@ deviation_for_variance = Choice(
         ),
         "c": ("`t = 0.3: softmax weights equal Bayes' rule`", ""),
         "d": (
-            "`second moment of the carried samples`, section 2.4",
+            "`first and second moments of the carried samples, at four times`, section 2.4",
             "It could notice too, for the law is wrong. But the notebook does not get that far: an earlier claim "
             "compares the weights themselves.",
         ),
