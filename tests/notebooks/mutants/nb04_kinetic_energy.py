@@ -102,12 +102,6 @@ MUTANTS = [
         "five points that are not on one line",
     ),
     Cell("dimension-code", "2 * t - 1", "1.8 * t - 0.9", "a Gaussian target's velocity a tenth too small"),
-    Cell(
-        "dimension-loop",
-        "data = torch.randn(200, d, device=device)",
-        "data = torch.randn(200, 2, device=device).repeat(1, d // 2)",
-        "data that only seems to have a high dimension",
-    ),
     Cell("euler-turns", "(z.roll(turn, 0), y), schedules", "(z.roll(0 * turn, 0), y), schedules", "no turn at all"),
     Cell("spread-code", "* (1 - t)) ** 2", "* (1 - t))", "standard deviation for variance in the weights"),
     Cell("spread-code", "t * y + (1 - t) * z", "t * y + z", "a source point that does not fade"),
