@@ -448,6 +448,7 @@ def test_a_run_that_goes_on_keeps_the_precision_it_began_with(tmp_path, monkeypa
 
 @pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs a C++ compiler on the CPU")
 @pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")  # torch's own
+@pytest.mark.filterwarnings("ignore:The distutils package is deprecated:DeprecationWarning")
 def test_a_compiled_network_trains_as_the_other():
     plain, compiled = (fit(network(), data(), steps=5, compile=flag) for flag in (False, True))
     torch.testing.assert_close(plain.losses, compiled.losses, rtol=1e-4, atol=1e-5)

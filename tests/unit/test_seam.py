@@ -18,7 +18,10 @@ from fmlib.runs import Checkpoints
 from fmlib.schedules import Cosine
 
 # torch's own, at the first use of jvp or compile
-pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script:DeprecationWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:`torch.jit.script:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:The distutils package is deprecated:DeprecationWarning"),
+]
 
 MEAN, STD = torch.tensor([1.0, -0.5]), 0.4
 
