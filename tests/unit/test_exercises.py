@@ -2,6 +2,7 @@
 
 import ast
 import contextlib
+import gc
 import json
 import os
 import random
@@ -380,8 +381,6 @@ def again():
             continue"""
 
 
-# the alarm may also ring where Python can only report it, as in a destructor
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("seconds", [0.0001, 0.2])  # the shorter one ends before the answer begins, or soon after
 @pytest.mark.parametrize("source", [SWALLOWS, NESTED, SWALLOWS.replace("return x_1 - x_0", "raise ValueError")])
 def test_an_answer_that_swallows_its_end_is_stopped_all_the_same(source, seconds, monkeypatch, capsys):
@@ -389,6 +388,35 @@ def test_an_answer_that_swallows_its_end_is_stopped_all_the_same(source, seconds
     outcome = velocity.check(answer_of("import time\n" + source))
     assert outcome.kind == "error" and "still running after" in outcome.message
     assert seconds < 0.1 or "in line" in outcome.message
+
+
+ALARMED = """import gc, time
+class Noisy:
+    def __del__(self):
+        DESTRUCTOR
+
+def answer(x_0, x_1, t):
+    while True:
+        Noisy()
+        gc.collect(0)
+        sum(range(100_000))"""
+
+
+@pytest.mark.parametrize(
+    "destructor, reports", [("pass", False), ("time.sleep(0.01)", False), ("while True: pass", True)]
+)
+def test_the_alarm_does_not_ring_where_python_can_only_report_it(destructor, reports, monkeypatch, capsys):
+    reported = []
+    monkeypatch.setattr(sys, "unraisablehook", reported.append)
+    monkeypatch.setattr(_limits, "SECONDS", 0.2)
+    slow = lambda *_: time.sleep(0.01)  # noqa: E731
+    gc.callbacks.append(slow)
+    try:
+        outcome = velocity.check(answer_of(ALARMED.replace("DESTRUCTOR", destructor)))
+    finally:
+        gc.callbacks.remove(slow)
+    assert outcome.kind == "error" and "still running after" in outcome.message
+    assert bool(reported) == reports  # an endless destructor can be ended in no other way
 
 
 def test_what_comes_after_the_end_does_not_count_off_the_main_thread(monkeypatch, capsys):
