@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 import torch
 
-from fmlib import exercises
+from fmlib import _rich, exercises
 from fmlib.exercises import ____, _limits, _progress
 from fmlib.exercises._blank import Blank, holds_blank
 from fmlib.exercises._questions import Choice, Function, Number, Wrong
@@ -47,6 +47,40 @@ def answer_of(source: str):
     names = {"torch": torch, "____": ____, "exercises": exercises}
     exec(compile(source, "<a cell>", "exec"), names)
     return names["answer"]
+
+
+@pytest.fixture
+def shell(monkeypatch):
+    """An IPython shell in this process, ended again; `published(shell)` is what a notebook would get to see."""
+    from IPython.core.displaypub import CapturingDisplayPublisher
+    from IPython.core.interactiveshell import InteractiveShell
+
+    InteractiveShell.clear_instance()
+    shell = InteractiveShell.instance()
+    shell.display_pub = CapturingDisplayPublisher()
+    yield shell
+    shell.history_manager.end_session()
+    InteractiveShell.clear_instance()
+
+
+def published(shell) -> list[dict]:
+    """The bundles displayed since the last call."""
+    data = [output["data"] for output in shell.display_pub.outputs]
+    shell.display_pub.outputs.clear()
+    return data
+
+
+# ---- text and HTML ---------------------------------------------------------------------------------------------------
+
+
+def test_text_is_printed_where_no_notebook_runs(capsys):
+    _rich.show("two", "<b>two</b>")
+    assert capsys.readouterr().out == "two\n"
+
+
+def test_a_notebook_is_given_both_forms(shell, capsys):
+    _rich.show("two", "<b>two</b>")
+    assert published(shell) == [{"text/plain": "two", "text/html": "<b>two</b>"}] and not capsys.readouterr().out
 
 
 # ---- each exercise ---------------------------------------------------------------------------------------------------
