@@ -1189,6 +1189,23 @@ def test_progress_table(file, capsys):
     assert re.fullmatch(r"1\. Flow matching basics +1 of +6   \[ \] 1\.1  \[x\] 1\.2  \[ \] 1\.3 .*", lines[0])
     assert re.fullmatch(rf"The course +1 of {len(EVERY)}", lines[5])
     assert lines[6] == f"Kept in {file}; delete that file to start again."
+    assert lines[7:] == ["To post:", exercises.progress_line(), ""]
+
+
+def test_progress_in_one_line(file, capsys):
+    def line(done: dict) -> str:
+        counts = {n: sum(q.number.startswith(f"{n}.") for q in EVERY) for n in range(1, len(exercises.TITLES) + 1)}
+        parts = ", ".join(f"{n}: {done.get(n, 0)}/{count}" for n, count in counts.items())
+        return f"fmlib: {sum(done.values())} of {len(EVERY)} exercises done ({parts})"
+
+    assert exercises.progress_line() == line({})
+    choice.check("c")
+    number.check(0.588)
+    potential.check(answer_of(potential.reference))
+    assert exercises.progress_line() == line({1: 2, 3: 1})
+    file.unlink()
+    file.mkdir()  # unreadable: nothing is known, and nothing raised
+    assert exercises.progress_line() == line({})
 
 
 def test_deleting_the_file_starts_again(file, capsys):
