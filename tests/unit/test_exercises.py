@@ -673,40 +673,59 @@ def fresh(monkeypatch):
 
 
 def asked(q, shell):
-    """The buttons by letter, and the place of the feedback, that `ask` displays."""
+    """The buttons by letter, and what `ask` says below them."""
     from ipywidgets.widgets.widget import _instances
 
     q.ask()
+    row, said = published(shell)
+    box = _instances[row["application/vnd.jupyter.widget-view+json"]["model_id"]]
+    return {button.description: button for button in box.children}, said
+
+
+def said_on_click(button, shell) -> str:
+    """What a click puts in the place of what was said before."""
+    before = shell.display_pub.outputs.copy()
+    button.click()
+    (output,) = shell.display_pub.outputs[len(before) :]
     (bundle,) = published(shell)
-    box = _instances[bundle["application/vnd.jupyter.widget-view+json"]["model_id"]]
-    row, feedback = box.children
-    return {button.description: button for button in row.children}, feedback, bundle
+    assert output["update"] and "fmlib-feedback" in bundle["text/html"]
+    return bundle["text/html"]
 
 
 def test_a_click_is_answered_like_a_letter(fresh, shell):
-    buttons, feedback, bundle = asked(fresh, shell)
-    assert list(buttons) == list("abcd") and buttons["a"].tooltip == "a: before t=0.25" and feedback.value == ""
+    buttons, said = asked(fresh, shell)
+    assert list(buttons) == list("abcd") and buttons["a"].tooltip == "a: before t=0.25"
     reason = fresh.options["a"][1]
-    for text in (bundle["text/plain"], bundle["text/html"]):
+    for text in said.values():
         assert "Exercise 1.2 is open. " in text and 'q1_2.check("a")' in text and reason[:20] not in text
-    buttons["a"].click()
-    assert "Not yet" in feedback.value and reason[:60] in feedback.value and buttons["a"].button_style
-    assert "Your answer is a. It is kept as your first." in feedback.value
-    buttons["c"].click()
-    assert "Correct" in feedback.value and "Your answer is now c, and your first was a." in feedback.value
+    told = said_on_click(buttons["a"], shell)
+    assert "Not yet" in told and reason[:60] in told and buttons["a"].button_style
+    assert "Your answer is a. It is kept as your first." in told
+    told = said_on_click(buttons["c"], shell)
+    assert "Correct" in told and "Your answer is now c, and your first was a." in told
     assert [letter for letter, button in buttons.items() if button.button_style] == ["c"]
-    buttons["a"].click()
-    assert "now a, as at first. You have found the right one, c, before." in feedback.value
+    told = said_on_click(buttons["a"], shell)
+    assert "now a, as at first. You have found the right one, c, before." in told
     assert json.loads(_progress.path().read_text())["done"] == {"1.2": "basics.three_bumps"}
-    assert published(shell) == []  # all is in the widgets, which a saved notebook keeps
+
+
+def test_what_is_said_has_one_place_for_each_time_the_cell_runs(fresh, shell):
+    fresh.ask()
+    fresh.ask()
+    places = [output["transient"]["display_id"] for output in shell.display_pub.outputs if output["transient"]]
+    assert len(set(places)) == 2
+    published(shell)
+    buttons, _ = asked(fresh, shell)
+    buttons["b"].click()
+    buttons["b"].click()
+    assert len({output["transient"]["display_id"] for output in shell.display_pub.outputs}) == 1
 
 
 def test_the_first_answer_is_kept_when_the_cell_runs_again(fresh, shell):
-    asked(fresh, shell)[0]["b"].click()
-    buttons, feedback, _ = asked(fresh, shell)
-    assert feedback.value == ""
-    buttons["b"].click()
-    assert "Your answer is now b, as at first." in feedback.value
+    said_on_click(asked(fresh, shell)[0]["b"], shell)
+    buttons, said = asked(fresh, shell)
+    assert " is open. " in said["text/plain"]
+    assert "Your answer is now b, as at first." in said_on_click(buttons["b"], shell)
 
 
 def test_check_answers_in_a_cell_as_a_click_does(fresh, capsys):
@@ -720,13 +739,12 @@ def test_check_answers_in_a_cell_as_a_click_does(fresh, capsys):
 
 
 def test_a_click_that_fails_says_so(fresh, shell, monkeypatch):
-    buttons, feedback, _ = asked(fresh, shell)
+    buttons, _ = asked(fresh, shell)
     with monkeypatch.context() as patch:
         patch.setattr(_progress, "record", lambda *_: 1 / 0)
-        buttons["c"].click()
-    assert "could not be answered (ZeroDivisionError" in feedback.value and "Traceback" not in feedback.value
-    buttons["c"].click()
-    assert "Correct" in feedback.value
+        told = said_on_click(buttons["c"], shell)
+    assert "could not be answered (ZeroDivisionError" in told and "Traceback" not in told
+    assert "Correct" in said_on_click(buttons["c"], shell)
 
 
 @pytest.mark.parametrize("missing", [True, False])
@@ -990,6 +1008,7 @@ def test_feedback_is_marked_by_a_word_and_a_colour_of_its_own(shell):
         ("a < b & c", "a &lt; b &amp; c"),
         ("so $x_0 < *y*$ and `a*b*c <`", "so $x_0 &lt; *y*$ and <code>a*b*c &lt;</code>"),
         ("*behind* the 2 * a * b", "<em>behind</em> the 2 * a * b"),
+        ('q1_2.check("a") or q1_2', '<code>q1_2.check("a")</code> or q1_2'),
         ("one\ntwo", "one<br>two"),
         ("one:\n    x = 1\ntwo", 'one:\n<pre style="margin:6px 0;padding:0">x = 1</pre>\ntwo'),
     ],
