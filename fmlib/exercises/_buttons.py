@@ -52,5 +52,6 @@ def show(options: dict[str, str], respond: Callable[[str], tuple[str, str]], tex
     row = ipywidgets.HBox(buttons)
     row.add_class("fmlib-buttons")
     bundle = row._repr_mimebundle_()
-    shell.display_pub.publish(bundle[0] if isinstance(bundle, tuple) else bundle)
+    data = bundle[0] if isinstance(bundle, tuple) else bundle
+    shell.display_pub.publish({**data, "text/plain": ""})  # not the widget's source, where no button can be shown
     say(text, html, update=False)

@@ -679,6 +679,7 @@ def asked(q, shell):
     q.ask()
     row, said = published(shell)
     box = _instances[row["application/vnd.jupyter.widget-view+json"]["model_id"]]
+    assert row["text/plain"] == ""
     return {button.description: button for button in box.children}, said
 
 
@@ -1030,10 +1031,10 @@ def test_the_colours_can_be_read():
 # ---- reveal ----------------------------------------------------------------------------------------------------------
 
 
-def sizes(bundle: dict) -> list[tuple[int, int]]:
-    """The sizes of the pictures inside a box."""
+def pictures(bundle: dict) -> list[Image.Image]:
+    """The pictures inside a box."""
     found = re.findall(r'src="data:image/png;base64,([^"]+)"', bundle["text/html"])
-    return [Image.open(io.BytesIO(base64.b64decode(png))).size for png in found]
+    return [Image.open(io.BytesIO(base64.b64decode(png))) for png in found]
 
 
 def test_reveal_keeps_everything_closed_and_in_its_order(shell, capsys):
@@ -1049,7 +1050,7 @@ def test_reveal_keeps_everything_closed_and_in_its_order(shell, capsys):
     assert capsys.readouterr().out == "" and not plt.get_fignums()
     box = bundle["text/html"]
     assert re.match(r"<details style=[^>]*><summary[^>]*><b>What <em>appears</em> at \$t&lt;1\$</b></summary>", box)
-    assert box.endswith("</details>") and len(sizes(bundle)) == 1
+    assert box.endswith("</details>") and [picture.mode for picture in pictures(bundle)] == ["P"]
     order = ["first &amp; last", "<b>a row</b>", "<code>code</code>", "$x$", "<i>html</i>", "[1, '&lt;']", ">end<"]
     places = [box.index(part) for part in [*order, '<img alt="two &quot;lines&quot;" src=']]
     assert places == sorted(places)
@@ -1065,7 +1066,7 @@ def test_reveal_takes_the_figures_made_in_it_and_no_others(shell):
         assert not plt.get_fignums()
         for _ in range(2):
             plt.figure(figsize=(3, 2), dpi=50).subplots()
-    assert len(sizes(published(shell)[0])) == 2
+    assert len(pictures(published(shell)[0])) == 2
     assert plt.get_fignums() == [1] and plt.gcf() is outside
     plt.close("all")
 
@@ -1080,7 +1081,7 @@ def test_reveal_takes_what_is_shown_inside_it(shell):
         plt.figure(figsize=(3, 2), dpi=50).subplots()
         inline.show()  # what plt.show() is in a notebook
     (bundle,) = published(shell)
-    assert len(sizes(bundle)) == 1 and "Figure" not in bundle["text/plain"] and plt.get_fignums() == [1]
+    assert len(pictures(bundle)) == 1 and "Figure" not in bundle["text/plain"] and plt.get_fignums() == [1]
     inline.show()  # as at the end of the cell: the figure from outside is still to come
     assert [set(b) for b in published(shell)] == [{"text/plain", "image/png"}] and not plt.get_fignums()
 
@@ -1096,6 +1097,16 @@ def test_an_update_replaces_what_was_displayed(shell):
         handle.update(HTML("new"))
     (bundle,) = published(shell)
     assert "<summary" in bundle["text/html"] and bundle["text/html"].endswith("newafter</details>")
+
+
+def test_a_widget_is_shown_as_its_picture_or_not_at_all(shell):
+    widget = {"application/vnd.jupyter.widget-view+json": {"model_id": "x"}, "text/plain": "Explorer(children=..."}
+    with exercises.reveal("boxed"):
+        shell.display_pub.publish(widget)
+        shell.display_pub.publish({**widget, "image/png": "aGFsbG8=\n"})
+    (bundle,) = published(shell)
+    assert 'src="data:image/png;base64,aGFsbG8="' in bundle["text/html"] and bundle["text/html"].count("<img") == 1
+    assert "Explorer" not in "".join(bundle.values()) and "<pre" not in bundle["text/html"]
 
 
 def test_an_exception_passes_and_leaves_open_what_came_before(shell, capsys):
