@@ -57,7 +57,7 @@ test-browser: $(VENV)/.dev
 	$(ONE_THREAD) $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile -o addopts= tests/browser
 
 run: $(VENV)/.dev
-	$(BIN)/python tests/notebooks/run.py $(NOTEBOOKS)
+	$(BIN)/python -m tests.notebooks.run $(NOTEBOOKS)
 
 mutants: $(VENV)/.dev
 	$(ONE_THREAD) $(BIN)/python -m tests.notebooks.mutate $(NOTEBOOKS)
