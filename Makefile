@@ -38,7 +38,7 @@ help:
 install: $(VENV)/.course
 
 lab: $(VENV)/.course
-	$(BIN)/python -m jupyter lab $(LAB_FLAGS) notebooks/01_basics.ipynb
+	$(BIN)/python -m jupyter lab --LabApp.app_settings_dir=notebooks/lab $(LAB_FLAGS) notebooks/01_basics.ipynb
 
 test: test-unit test-notebooks test-browser
 

@@ -13,6 +13,7 @@ import html
 import io
 import itertools
 import os
+import sys
 import uuid
 
 import ipywidgets
@@ -33,10 +34,10 @@ body:not(:has(.fmlib-{id}.jupyter-widgets-disconnected)) .fmlib-still-{id} {{ di
 </style>"""
 # JupyterLab writes "model not found" for a widget without a kernel: the still picture stands for it.
 STILL = """<style>
-.jp-OutputArea-child:has(.fmlib-still) + .jp-OutputArea-child:has(> [data-mime-type*="widget-view"]):not(
-:has(.fmlib-explorer)) {{ display: none; }}
+.jp-OutputArea-child:has(.fmlib-still) + .jp-OutputArea-child:has(> .jupyter-widgets):not(:has(.fmlib-explorer)) {{
+  display: none; }}
 </style><div class="fmlib-still fmlib-still-{id}"><img style="width: 100%; max-width: 840px" alt="{alt}"
-src="data:image/png;base64,{png}"><p>Run this cell to move it.</p></div>"""
+src="data:image/png;base64,{png}"><p>A stored picture: run the cells up to here to move it.</p></div>"""
 # What ipywidgets leaves out: names of handles and buttons, and the picture's text, for those who listen to the page.
 # An image that has loaded is the one way to a line of script; it waits until the controls stand in the page.
 NAMES = """<img alt="" src="data:image/gif;base64,R0lGODlhAQABAAAAACwAAAAAAQABAAA=" onload="
@@ -175,15 +176,14 @@ class Explorer(ipywidgets.VBox):
 
     def _ipython_display_(self, **kwargs) -> None:
         """The still picture, then the live widget."""
-        from IPython.display import display
-
+        publish = sys.modules["IPython"].get_ipython().display_pub.publish  # loaded, or nobody would call this
         png = base64.b64encode(bytes(self.picture.value)).decode()
         still = STILL.format(id=self._id, alt=html.escape(self._alt, quote=True), png=png)
         data = {"text/plain": "An explorer: run this cell to move its controls.", "text/html": still, "image/png": png}
         if "FMLIB_FRAMES" in os.environ:
             data[FRAMES] = self.frames()
-        display(data, raw=True, metadata={"image/png": {"alt": self._alt}})
-        display(self._repr_mimebundle_(), raw=True)
+        publish(data, {"image/png": {"alt": self._alt}})
+        publish(self._repr_mimebundle_())
 
 
 def slider(label: str, start: float, stop: float, step: float, value: float, play: bool = True) -> ipywidgets.Widget:

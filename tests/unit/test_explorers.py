@@ -4,11 +4,13 @@ import gc
 import io
 import re
 import weakref
+from types import SimpleNamespace
 
 import ipywidgets
 import pytest
 import torch
 from helpers import normal, skew_mixture
+from nbformat import v4
 from PIL import Image
 
 from fmlib import explorers
@@ -158,23 +160,21 @@ def test_an_exception_of_the_first_frame_is_raised():
 
 @pytest.fixture
 def displayed(monkeypatch):
-    """What was handed to IPython's display."""
+    """What was handed to the notebook: data and metadata."""
     shown = []
-    monkeypatch.setattr("IPython.display.display", lambda data, **options: shown.append((data, options)))
+    publisher = SimpleNamespace(publish=lambda data, metadata=None: shown.append((data, metadata)))
+    monkeypatch.setattr("IPython.get_ipython", lambda: SimpleNamespace(display_pub=publisher))
     return shown
 
 
 def test_an_explorer_is_displayed_as_a_still_picture_and_the_live_widget_that_hides_it(explorer, displayed):
     explorer._controls["height"].value = 2
     explorer._ipython_display_()
-    (still, options), (live, _) = displayed
+    (still, metadata), (live, _) = displayed
     assert base64.b64decode(still["image/png"]) == picture(explorer) and picture(explorer)[1:4] == b"PNG"
     assert 'alt="a line"' in still["text/html"] and still["image/png"] in still["text/html"]
-    assert options["metadata"] == {"image/png": {"alt": "a line"}} and set(still) == {
-        "text/plain",
-        "text/html",
-        "image/png",
-    }
+    assert metadata == {"image/png": {"alt": "a line"}}
+    assert still.keys() == {"text/plain", "text/html", "image/png"}  # no frames, which are for the site
     assert "application/vnd.jupyter.widget-view+json" in live and "image/png" not in live
     (name,) = re.findall(r'class="fmlib-still (fmlib-still-\w+)"', still["text/html"])
     assert f".{name} {{ display: none; }}" in explorer.children[-1].value
@@ -200,6 +200,28 @@ def test_frames_run_over_the_lists_and_the_sliders_that_play(monkeypatch, displa
     assert calls == [{"x": 4, "t": float(t), "kind": kind} for kind in (1, 2, 3) for t in texts]
     assert len(found["frames"]) == 24 and base64.b64decode(found["frames"][0])[1:4] == b"PNG"
     assert (controls["t"].value, controls["kind"].value) == (0.32, 1)
+
+
+def test_frames_become_one_file_and_the_picture_keeps_its_caption(explorer, displayed, monkeypatch, tmp_path):
+    run = pytest.importorskip("tests.notebooks.run")
+    monkeypatch.setenv("FMLIB_FRAMES", "1")
+    explorer._draw = lambda figure, height, kind: figure.subplots().plot([0, height])
+    explorer._ipython_display_()
+    outputs = [v4.new_output("display_data", data, metadata=metadata or {}) for data, metadata in displayed]
+    caption = v4.new_markdown_cell("*Figure: a line that rises.*")
+    notebook = v4.new_notebook(cells=[caption, v4.new_code_cell(outputs=outputs, id="line")])
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "09_test-gone.webp").touch()
+    run.store_frames(notebook, tmp_path / "09_test.ipynb")
+    run.clean(notebook)
+    (output,) = notebook.cells[1].outputs
+    assert set(output.data) == {"image/png", "text/plain"} and output.metadata["image/png"].alt == "a line that rises."
+    (path,) = (tmp_path / "images").iterdir()
+    stored = output.metadata["fmlib"]
+    assert stored["frames"] == f"images/{path.name}" and path.name == "09_test-line.webp"
+    assert [axis["values"] for axis in stored["axes"]] == [["a", "b"], ["0", "1", "2", "3", "4", "5"]]
+    width, height = stored["size"]
+    assert Image.open(path).size == (width, 12 * height)
 
 
 def test_sliders_over_integers_and_numbers():
