@@ -221,7 +221,8 @@ def test_frames_become_one_file_and_the_picture_keeps_its_caption(explorer, disp
     assert stored["frames"] == f"images/{path.name}" and path.name == "09_test-line.webp"
     assert [axis["values"] for axis in stored["axes"]] == [["a", "b"], ["0", "1", "2", "3", "4", "5"]]
     width, height = stored["size"]
-    assert Image.open(path).size == (width, 12 * height)
+    with Image.open(path) as sheet:
+        assert sheet.size == (width, 12 * height)
 
 
 def test_sliders_over_integers_and_numbers():
