@@ -58,10 +58,11 @@ def start_page() -> str:
     first = common.read(paths[0])
     moving = [explorer(found, common.captions(first)[cell]) for cell, found in common.explorers(first).items()]
     still = '<img src="_static/images/explorer.png" alt="A probability path at t = 0.7, with arrows of its velocity.">'
-    lines = [
-        f"| [{common.title(common.read(path))}]({path.name}) | {' | '.join(minutes[path.name])} |" for path in paths
-    ]
-    values = {"notebooks": "\n".join(path.stem for path in paths), "rows": "\n".join(lines)}
+    lines = []
+    for path in paths:
+        needed, shown = minutes[path.name]
+        lines.append(f"- [{common.title(common.read(path))}]({path.name}), {needed} minutes: {shown}")
+    values = {"notebooks": "\n".join(path.stem for path in paths), "list": "\n".join(lines)}
     values |= {"start": f"{paths[0].stem}.html", "picture": (moving or [still])[0]}
     return Template((HERE / "index.md").read_text()).substitute(values)
 

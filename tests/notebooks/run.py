@@ -2,8 +2,8 @@
 
 What would differ from run to run or machine to machine is left out: widget views (the first frame of an explorer stays,
 as a PNG), progress bars, times and the kernel's version. Pictures are stored with 256 colours, a third of the bytes,
-and with their caption as the alt text. The frames that the site shows of an explorer become one file of images/, one
-frame below the other.
+and with their caption as the alt text; where a notebook would be too large, the largest at half their resolution. The
+frames that the site shows of an explorer become one file of images/, one frame below the other.
 """
 
 import base64
@@ -20,6 +20,7 @@ from PIL import Image
 from fmlib.explorers import FRAMES
 from publish import common
 
+LIMIT = 580_000  # bytes of a notebook
 WIDGET = "application/vnd.jupyter.widget-view+json"
 
 
@@ -39,6 +40,7 @@ def execute(path: Path, timeout: int = 120) -> float:
     seconds = time.perf_counter() - start
     store_frames(notebook, path)
     clean(notebook)
+    fit(notebook)
     nbformat.write(notebook, path)
     return seconds
 
@@ -87,8 +89,22 @@ def clean(notebook) -> None:
                 output.metadata["image/png"] = {**output.metadata.get("image/png", {}), "alt": caption}
 
 
-def _small(png: str) -> str:
+def fit(notebook, limit: int = LIMIT) -> None:
+    """Store the largest pictures at half their resolution, one by one, until the notebook has at most `limit` bytes.
+
+    They were drawn twice as fine as they are shown.
+    """
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    pictures = [output.data for output in outputs if "image/png" in output.get("data", {})]
+    for data in sorted(pictures, key=lambda data: len(data["image/png"]), reverse=True):
+        if len(nbformat.writes(notebook).encode()) <= limit:
+            return
+        data["image/png"] = _small(data["image/png"], 2)
+
+
+def _small(png: str, coarser: int = 1) -> str:
     picture, buffer = Image.open(io.BytesIO(base64.b64decode(png))).convert("RGB"), io.BytesIO()
+    picture = picture.reduce(coarser)
     picture.quantize(256, dither=Image.Dither.NONE).save(buffer, "PNG", optimize=True)
     return base64.b64encode(buffer.getvalue()).decode()
 

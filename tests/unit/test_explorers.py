@@ -7,6 +7,7 @@ import weakref
 from types import SimpleNamespace
 
 import ipywidgets
+import nbformat
 import pytest
 import torch
 from helpers import normal, skew_mixture
@@ -223,6 +224,23 @@ def test_frames_become_one_file_and_the_picture_keeps_its_caption(explorer, disp
     width, height = stored["size"]
     with Image.open(path) as sheet:
         assert sheet.size == (width, 12 * height)
+
+
+def test_the_largest_pictures_become_coarser_until_a_notebook_fits():
+    run = pytest.importorskip("tests.notebooks.run")
+    outputs = []
+    for side in (100, 400, 300):
+        buffer = io.BytesIO()
+        Image.effect_noise((side, side), 50).convert("RGB").save(buffer, "PNG")
+        data = {"image/png": base64.b64encode(buffer.getvalue()).decode()}
+        outputs.append(v4.new_output("display_data", data))
+    notebook = v4.new_notebook(cells=[v4.new_code_cell(outputs=outputs)])
+    full = len(nbformat.writes(notebook))
+    run.fit(notebook, full)
+    assert len(nbformat.writes(notebook)) == full
+    run.fit(notebook, full - 1000)
+    sizes = [Image.open(io.BytesIO(base64.b64decode(o.data["image/png"]))).size[0] for o in notebook.cells[0].outputs]
+    assert sizes == [100, 200, 300]
 
 
 def test_sliders_over_integers_and_numbers():
