@@ -61,3 +61,15 @@ def caption(paragraph: str) -> str:
 def pictures(cell) -> list[str]:
     """The pictures among the outputs of a code cell, as base64 of a PNG."""
     return [output.data["image/png"] for output in cell.outputs if "image/png" in output.get("data", {})]
+
+
+def is_explorer(output) -> bool:
+    """Is this output of a cell the stored first picture of an explorer?"""
+    return output.get("data", {}).get("text/plain", "").startswith("An explorer")
+
+
+def claims(cell) -> list[str]:
+    """The claims that held in a code cell, without the word `holds`."""
+    texts = [output.get("text") or output.get("data", {}).get("text/plain", "") for output in cell.outputs]
+    lines = [line for text in texts for line in text.splitlines()]
+    return [line.removeprefix("holds: ") for line in lines if line.startswith("holds: ")]
