@@ -116,7 +116,7 @@ def slides(notebook) -> str:
 def minutes(plan: str) -> dict[str, str]:
     """What the first table of the plan that names a section says of it: "1.2" -> "minutes 6-11: The path. ...".
 
-    An exercise is found under "exercise 1.1", the first row under "title". A table's last column says what to leave out.
+    An exercise is found under "exercise 1.1", the first row under "title". The last column says what to leave out.
     """
     found = {}
     for line in plan.splitlines():
