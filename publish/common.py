@@ -73,3 +73,15 @@ def explorers(notebook) -> dict[str, dict]:
     """Where the frames of each explorer are and what moves them, as `tests/notebooks/run.py` stored it, by cell."""
     outputs = ((cell.id, output) for cell in notebook.cells for output in cell.get("outputs", []))
     return {cell: output.metadata["fmlib"] for cell, output in outputs if "fmlib" in output.get("metadata", {})}
+
+
+def is_explorer(output) -> bool:
+    """Is this output of a cell the stored first picture of an explorer?"""
+    return output.get("data", {}).get("text/plain", "").startswith("An explorer")
+
+
+def claims(cell) -> list[str]:
+    """The claims that held in a code cell, without the word `holds`."""
+    texts = [output.get("text") or output.get("data", {}).get("text/plain", "") for output in cell.outputs]
+    lines = [line for text in texts for line in text.splitlines()]
+    return [line.removeprefix("holds: ") for line in lines if line.startswith("holds: ")]

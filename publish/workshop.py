@@ -1,22 +1,21 @@
 """Build the workshop into build/workshop: `python -m publish.workshop`.
 
-attendee/    notebooks without outputs, every exercise open
-instructor/  notebooks with outputs and solutions
-slides/      one reveal.js deck a notebook, made from its cells; opens from the disk, without a network
+attendee/    notebooks without outputs, every exercise open; explorers keep their first picture
+instructor/  notebooks with outputs, solutions, and the wrong answers to expect
+slides/      one reveal.js deck a notebook, made from its tagged cells; opens from the disk, without a network
 handout.html the notation on one page, to print
 WORKSHOP.md  the plan
 """
 
 import copy
 import html
+import re
 import shutil
-from dataclasses import dataclass
 from pathlib import Path
 from string import Template
 
 import nbformat
 from markdown_it import MarkdownIt
-from markdown_it.token import Token
 from mdit_py_plugins.dollarmath import dollarmath_plugin
 from pygments import highlight
 from pygments.formatters import HtmlFormatter
@@ -27,7 +26,6 @@ from publish import common
 
 HERE = Path(__file__).parent
 OUT = common.BUILD / "workshop"
-LINES = 14.7  # of text that fit on a slide
 CODE = HtmlFormatter(style="default", cssclass="code")
 
 
@@ -39,6 +37,7 @@ def main() -> None:
     for name in ("reveal.js", "reveal.css", "reset.css", "theme"):
         source, target = common.reveal() / name, OUT / "slides/assets" / name
         (shutil.copytree if source.is_dir() else shutil.copyfile)(source, target)
+    shutil.copyfile(common.reveal().parent / "plugin/notes/notes.js", OUT / "slides/assets/notes.js")
     style = (HERE / "slides.css").read_text() + CODE.get_style_defs()
     (OUT / "slides/assets/slides.css").write_text(style)
     for path in common.notebooks():
@@ -52,102 +51,127 @@ def main() -> None:
 
 
 def attendee(notebook):
-    """A copy without outputs. Its exercises are open, since the notebooks of the course are."""
+    """A copy without outputs but the explorers' first pictures. Its exercises are open, since the course's are."""
     notebook = copy.deepcopy(notebook)
     for cell in notebook.cells:
         if cell.cell_type == "code":
-            cell.outputs, cell.execution_count = [], None
+            cell.outputs, cell.execution_count = [o for o in cell.outputs if common.is_explorer(o)], None
     return notebook
 
 
 def instructor(notebook):
-    """A copy with the reference solution in every exercise's cell, and the reason below it."""
+    """A copy with the reference solution in every exercise's cell; below it the reason, and wrong answers to expect."""
     notebook = exercises.solved(notebook)
-    why = {f"exercise-{e.number.replace('.', '-')}-check": e.why for e in exercises.every()}
+    every = {f"exercise-{e.number.replace('.', '-')}-check": e for e in exercises.every()}
     cells = []
     for cell in notebook.cells:
         cells.append(cell)
-        if cell.id in why:
+        if cell.id in every:
             cell.outputs, cell.execution_count = [], None  # they belonged to the open exercise
-            reason = nbformat.v4.new_markdown_cell(f"**Solution.** {why[cell.id]}")
+            text = f"**Solution.** {every[cell.id].why}\n\n{wrong_answers(every[cell.id])}"
+            reason = nbformat.v4.new_markdown_cell(text.rstrip())
             reason.id = cell.id.replace("check", "why")
             cells.append(reason)
     notebook.cells = cells
     return notebook
 
 
+def wrong_answers(exercise) -> str:
+    """The wrong answers that tempt, each with what `check` says of it, in Markdown."""
+    if not exercise.wrongs:
+        return ""
+    items = [f"```python\n{wrong.source.strip()}\n```\n{wrong.message}" for wrong in exercise.wrongs]
+    return "**Wrong answers to expect**\n\n" + "\n\n".join(items)
+
+
 # --- slides ---------------------------------------------------------------------------------------------------------
 
-
-@dataclass(frozen=True)
-class Part:
-    """What stays together on a slide, and about how many lines of text it is high."""
-
-    html: str
-    height: float
-    opens: bool = False  # a section of the deck
-    leads_in: bool = False  # the beginning of a sentence that the next part ends
+SHOWN = ("figure", "formula", "claim", "code", "exercise")  # tags of the cells that have a slide
 
 
 def slides(notebook) -> str:
-    """A deck: a column of slides for each section, and on them the cells in their order."""
-    described, columns = common.captions(notebook), []
+    """A deck: one slide for each cell with a tag in `SHOWN`, unless it is tagged `skip` too, after a title.
+
+    Its notes are what the plan in WORKSHOP.md says of the cell's section, with the minutes.
+    """
+    described, plan = common.captions(notebook), minutes((HERE / "WORKSHOP.md").read_text())
+    every = {f"exercise-{e.number.replace('.', '-')}-check": e for e in exercises.every()}
+    title, promise = (notebook.cells[0].source.split("\n\n") + [""])[:2]
+    found = [_slide(MARKDOWN.render(f"{title}\n\n{promise}"), plan.get("title", ""), "title")]
+    heading = ""
     for cell in notebook.cells:
-        for part in text_parts(cell.source) if cell.cell_type == "markdown" else code_parts(cell, described):
-            if part.opens or not columns:
-                columns.append([[]])
-            slide = columns[-1][-1]
-            if slide and _sum(slide) + part.height > LINES:
-                kept = []
-                while len(slide) > 1 and slide[-1].leads_in and _sum([slide[-1], *kept, part]) <= LINES:
-                    kept.insert(0, slide.pop())
-                columns[-1].append(kept)
-            columns[-1][-1].append(part)
-    sections = []
-    for column in columns:
-        inner = "\n".join("<section>" + "".join(part.html for part in slide) + "</section>" for slide in column)
-        sections.append(f"<section>\n{inner}\n</section>")
-    return _fill("slides.html", title=html.escape(common.title(notebook)), body="\n".join(sections))
+        if cell.cell_type == "markdown" and cell.source.startswith("## "):
+            heading = cell.source.splitlines()[0]
+        tags = cell.metadata.get("tags", [])
+        kind = next((tag for tag in SHOWN if tag in tags), None)
+        if kind is None or "skip" in tags:
+            continue
+        body = _exercise(every[cell.id]) if kind == "exercise" else BODIES[kind](cell, described.get(cell.id, ""))
+        number = heading.removeprefix("## ").split(" ")[0]
+        notes = plan.get(f"exercise {every[cell.id].number}" if kind == "exercise" else number, plan.get(number, ""))
+        found.append(_slide(MARKDOWN.render(heading) + body, notes, kind))
+    return _fill("slides.html", title=html.escape(common.title(notebook)), body="\n".join(found))
 
 
-def _sum(parts: list[Part]) -> float:
-    return sum(part.height for part in parts)
+def minutes(plan: str) -> dict[str, str]:
+    """What the first table of the plan that names a section says of it: "1.2" -> "minutes 6-11: The path. ...".
 
-
-def text_parts(source: str) -> list[Part]:
-    """The blocks of Markdown: paragraphs, lists, formulas, tables. Captions are left to their pictures."""
-    found = []
-    for block in _blocks(source):
-        first, text = block[0], block[1].content.rstrip() if len(block) > 1 else ""
-        paragraph = first.type == "paragraph_open"
-        if not (paragraph and common.caption(text)):
-            leads_in = first.type == "heading_open" or paragraph and not text.endswith((".", "?", "*", ")"))
-            shown = MARKDOWN.renderer.render(block, MARKDOWN.options, {})
-            found.append(Part(shown, _height(block), first.tag in ("h1", "h2"), leads_in))
+    An exercise is found under "exercise 1.1", the first row under "title". The last column says what to leave out.
+    """
+    found = {}
+    for line in plan.splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        if len(cells) != 4 or not re.fullmatch(r"\d+-\d+", cells[0]):
+            continue
+        time, what, where, late = cells
+        text = f"Minutes {time}: {what}" + ("" if late == "-" else f" When late: {late}.")
+        named = [f"exercise {number}" for number in re.findall(r"[Ee]xercises? (\d+\.\d+)", what)]
+        for key in [*named, *([] if named else re.findall(r"\d+\.\d+", where)), *["title"] * (not found)]:
+            found.setdefault(key, text)
     return found
 
 
-def code_parts(cell, described: dict[str, str]) -> list[Part]:
-    """The code, then what it printed, then each of its pictures with its caption, on slides of their own."""
-    code = highlight(cell.source, PythonLexer(), CODE)
-    found = [Part(code, 1 + 0.68 * (1 + cell.source.count("\n")))]
-    printed = "".join(output.text for output in cell.outputs if output.output_type == "stream").strip()
-    if printed:
-        lines = _shortened(printed)
-        height = 0.5 + 0.66 * sum(1 + len(line) // 96 for line in lines)
-        found.append(Part(f"<pre class='printed'>{html.escape(chr(10).join(lines))}</pre>", height))
-    caption = described.get(cell.id, "")
+def _slide(body: str, notes: str, kind: str) -> str:
+    aside = f"<aside class='notes'>{MARKDOWN.renderInline(notes)}</aside>" if notes else ""
+    return f"<section class='{kind}'>{body}{aside}</section>"
+
+
+def _figure(cell, caption: str) -> str:
+    """The cell's last picture, as large as it fits, over its caption."""
     caption = caption[:1].upper() + caption[1:]
-    for picture in common.pictures(cell):
-        alt, text = html.escape(caption, quote=True), MARKDOWN.renderInline(caption)
-        image = f'<img alt="{alt}" src="data:image/png;base64,{picture.strip()}">'
-        found.append(Part(f"<figure>{image}<figcaption>{text}</figcaption></figure>", LINES))
-    return found
+    *_, picture = common.pictures(cell)
+    image = f'<img alt="{html.escape(caption, quote=True)}" src="data:image/png;base64,{picture.strip()}">'
+    return f"<figure>{image}<figcaption>{MARKDOWN.renderInline(caption)}</figcaption></figure>"
 
 
-def _shortened(printed: str, most: int = 12) -> list[str]:
-    lines = printed.splitlines()
-    return lines if len(lines) <= most else [*lines[:most], f"... and {len(lines) - most} lines more"]
+def _formula(cell, _caption: str) -> str:
+    """The cell's displayed formulas, each after the paragraph that leads to it; without any, its first paragraph."""
+    blocks = [block for block in re.split(r"\n\s*\n", cell.source) if not block.startswith("#")]
+    formulas = [i for i, block in enumerate(blocks) if block.strip().startswith("$$")]
+    chosen = sorted({j for i in formulas for j in (i - 1, i) if j >= 0}) or [0]
+    return MARKDOWN.render("\n\n".join(blocks[i] for i in chosen))
+
+
+def _claim(cell, _caption: str) -> str:
+    """The first claim that the cell made, in large letters."""
+    statement, _, numbers = common.claims(cell)[0].partition(" | ")
+    measured, _, expected = numbers.partition(", ")
+    rows = "".join(f"<p class='number'>{html.escape(side)}</p>" for side in (measured, expected))
+    return f"<p class='statement'>{html.escape(statement)}</p>{rows}"
+
+
+def _code(cell, _caption: str) -> str:
+    return highlight(cell.source, PythonLexer(), CODE)
+
+
+BODIES = {"figure": _figure, "formula": _formula, "claim": _claim, "code": _code}
+
+
+def _exercise(exercise) -> str:
+    """The question and its options; the solution and why appear with the next step."""
+    answer = highlight(exercise.reference, PythonLexer(), CODE)
+    why = MARKDOWN.render(exercise.why)
+    return f"{MARKDOWN.render(exercise.markdown)}<div class='fragment'>{answer}{why}</div>"
 
 
 def _mathematics(content: str, options: dict) -> str:
@@ -157,28 +181,6 @@ def _mathematics(content: str, options: dict) -> str:
 
 MARKDOWN = MarkdownIt("commonmark").enable("table")
 MARKDOWN.use(dollarmath_plugin, renderer=_mathematics)
-
-
-def _blocks(source: str) -> list[list[Token]]:
-    """The top-level blocks of Markdown, each as its tokens."""
-    found, depth = [[]], 0
-    for token in MARKDOWN.parse(source):
-        found[-1].append(token)
-        depth += token.nesting
-        if depth == 0:
-            found.append([])
-    return [block for block in found if block]
-
-
-def _height(block: list[Token]) -> float:
-    """About how many lines of a slide a block takes."""
-    height = 0.7
-    for token in block:
-        height += {"heading_open": 1.0, "tr_open": 0.5, "math_block": 2.6}.get(token.type, 0)
-        if token.type == "inline":
-            share = 3 if any(t.type == "td_open" for t in block) else 1  # cells stand side by side
-            height += max(1, len(token.content) / 88 + 1.6 * token.content.count("$$") / 2) / share
-    return height
 
 
 def handout() -> str:
