@@ -1,14 +1,44 @@
-"""A claim is an experiment: it prints what was measured next to what was expected, and raises if they disagree."""
+"""A claim is an experiment: it shows what was measured next to what was expected, and raises if they disagree."""
 
+import html
 import math
+from typing import NamedTuple
 
 import torch
 
-_made: list[str] = []
+from fmlib import _rich
+
+
+class Row(NamedTuple):
+    """A claim that held: where it was made, what it says, both sides, and the share of the margin that was used."""
+
+    section: str
+    statement: str
+    measured: str
+    expectation: str
+    used: float  # NaN where there is no margin to speak of
+
+    @property
+    def line(self) -> str:
+        """The row as text."""
+        return f"{self.statement} | measured {self.measured}, {self.expectation}"
+
+
+# Pieces of the HTML, styled where they stand: a page that shows them may know no style sheet of ours
+TICK = "<b style='color:var(--jp-success-color1,#00804f)' title='holds'>&#10003;</b>"
+LEFT = "style='text-align:left'"
+LINE = "border-bottom:1px solid rgba(128,128,128,0.3)"
+
+_made: list[Row] = []
+_section = ""
 
 
 class ClaimError(AssertionError):
     """A claim that does not hold."""
+
+    def _render_traceback_(self) -> list[str]:
+        """What IPython shows in place of a traceback: one red line, as the way here through `claim` says nothing."""
+        return [f"\x1b[31m{type(self).__name__}: {self}\x1b[0m"]
 
 
 def claim(
@@ -22,7 +52,7 @@ def claim(
     at_least=None,
     differs_from=None,
 ) -> None:
-    """Print one line of evidence for `statement`, and raise `ClaimError` if it does not hold.
+    """Show one line of evidence for `statement`, and raise `ClaimError` if it does not hold.
 
     The measured value (a number, or a tensor, whose worst entry counts) must, as given,
     - equal `expected` to an absolute tolerance `within`, or to four times its `standard_error`;
@@ -31,7 +61,8 @@ def claim(
       must fail). NaN never holds. Numbers are printed to four significant digits.
 
     What it is compared with, and tolerances, are numbers, or have the shape of what was measured or of its last axes.
-    The line shows the entry that is the most tolerances away from holding. TypeError or ValueError for anything else,
+    The line shows the entry that is the most tolerances away from holding. A notebook shows it as HTML, with the share
+    of the margin that this entry used: of the tolerance, or of the bound. TypeError or ValueError for anything else,
     and for integers above 2^53, which float64 does not tell apart.
 
     >>> claim("two and two make four", 2 + 2, 4, within=0)
@@ -63,31 +94,80 @@ def claim(
             f"{'expected' if differs_from is None else 'must differ from'} {_show(reference.flatten()[index])}"
         )
         limit = tolerance.flatten()[index]
+        gap = apart.flatten()[index]
+        used = _share(gap, limit) if differs_from is None else _share(limit, gap)
         if within is not None and limit != 0:
-            expectation += f" within {_show(limit)}, apart by {float(apart.flatten()[index]):.0e}"
+            expectation += f" within {_show(limit)}, apart by {float(gap):.0e}"
     else:
         name, given = ("at_most", at_most) if at_least is None else ("at_least", at_least)
         value, reference = _alike(value, name, given)
         holds = value <= reference if at_least is None else value >= reference
         over = value - reference if at_least is None else reference - value
         index = over.flatten().argmax()
-        expectation = f"{name.replace('_', ' ')} {_show(reference.flatten()[index])}"
+        bound, worst = reference.flatten()[index], value.flatten()[index]
+        expectation = f"{name.replace('_', ' ')} {_show(bound)}"
+        used = _share(worst, bound) if at_least is None else _share(bound, worst)
     shown = _show(value.flatten()[index])
     if error is not None:
         shown += f" ± {_show(error.flatten()[index])}"
     if value.numel() > 1:
         shown += f" (the worst of {value.numel()})"
-    line = f"{statement} | measured {shown}, {expectation}"
+    row = Row(_section, statement, shown, expectation, used)
     if not holds.all():
-        raise ClaimError(f"FAILS: {line}")
-    print(f"holds: {line}")
-    _made.append(line)
+        raise ClaimError(f"FAILS: {row.line}")
+    _made.append(row)
+    _rich.show(f"holds: {row.line}", _as_html(row))
+
+
+def section(title: str) -> None:
+    """Claims from here on belong to the section `title`, under which `recap` lists them."""
+    global _section
+    _section = title
 
 
 def recap() -> None:
-    """Print every claim made so far in this session, numbered: the notebook's evidence in one table."""
-    for number, line in enumerate(dict.fromkeys(_made), start=1):
-        print(f"{number:2d}. {line}")
+    """Show every claim made so far in this session, by section: the notebook's evidence in one table."""
+    rows = list(dict.fromkeys(_made))
+    lines, table, section = [], [], ""
+    for number, row in enumerate(rows, start=1):
+        if row.section != section:
+            section = row.section
+            lines.append(section)
+            table.append(f"<tr><th colspan='4' {LEFT}>{html.escape(section)}</th></tr>")
+        lines.append(f"{number:2d}. {row.line}")
+        cells = (f"{TICK} {html.escape(row.statement)}", html.escape(row.measured), html.escape(row.expectation))
+        table.append("<tr>" + "".join(f"<td {LEFT}>{cell}</td>" for cell in (*cells, _margin(row))) + "</tr>")
+    if rows:
+        titles = ("claim", "measured", "expected", "of the margin used")
+        head = "".join(f"<th {LEFT}>{title}</th>" for title in titles)
+        body = "".join(table)
+        _rich.show(
+            "\n".join(lines),
+            f"<table><caption {LEFT}>{len(rows)} claims held.</caption><tr>{head}</tr>{body}</table>",
+        )
+
+
+def _share(part, whole) -> float:
+    """part / whole, or NaN where that is no share."""
+    part, whole = float(part), float(whole)
+    return part / whole if 0 <= part <= whole and whole > 0 else math.nan
+
+
+def _margin(row: Row) -> str:
+    return "" if math.isnan(row.used) else f"{100 * row.used:.0f} %"
+
+
+def _as_html(row: Row) -> str:
+    """The row as blocks side by side, which come to lie below one another on a narrow page; no number is broken."""
+    number = "flex:0 1 auto;min-width:11em;white-space:nowrap"
+    parts = [
+        ("flex:1 1 20em", f"{TICK} {html.escape(row.statement)}"),
+        (number, f"measured <b>{html.escape(row.measured)}</b>"),
+        (number, html.escape(row.expectation)),
+        ("flex:0 0 9em;opacity:0.75", f"{_margin(row)} of the margin" if _margin(row) else ""),
+    ]
+    inner = "".join(f"<span style='{style}'>{text}</span>" for style, text in parts)
+    return f"<div style='display:flex;flex-wrap:wrap;column-gap:1.2em;padding:1px 0;{LINE}'>{inner}</div>"
 
 
 def _numbers(name: str, value) -> torch.Tensor:

@@ -1,4 +1,5 @@
 import math
+import re
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ NAN, INF = math.nan, math.inf
 def fresh(monkeypatch):
     """No claim has been made yet."""
     monkeypatch.setattr(claims, "_made", [])
+    monkeypatch.setattr(claims, "_section", "")
 
 
 HOLDS = {
@@ -230,3 +232,85 @@ def test_recap_lists_what_held_in_order_and_once(capsys):
         " 2. then | measured 2, at least 2",
         " 3. then | measured 3, at least 2",
     ]
+
+
+def test_recap_stands_by_section(capsys):
+    claims.section("1.1 Sums")
+    claim("two and two", 4, 4, within=0)
+    claims.section("1.2 Bounds")
+    claim("five is large", 5, at_least=2)
+    capsys.readouterr()
+    claims.recap()
+    assert capsys.readouterr().out.splitlines() == [
+        "1.1 Sums",
+        " 1. two and two | measured 4, expected 4",
+        "1.2 Bounds",
+        " 2. five is large | measured 5, at least 2",
+    ]
+
+
+@pytest.fixture
+def shown(monkeypatch):
+    """Pairs of text and HTML, as a notebook gets them."""
+    pairs = []
+    monkeypatch.setattr(claims._rich, "show", lambda text, html: pairs.append((text, html)))
+    return pairs
+
+
+def words(html: str) -> str:
+    return " ".join(re.sub("<[^>]*>", " ", html).split())
+
+
+def test_a_notebook_shows_a_row_with_the_same_words(shown):
+    claim("a < b", torch.tensor([0.1, 0.3]), 0, within=0.5)
+    ((text, html),) = shown
+    assert text == "holds: a < b | measured 0.3 (the worst of 2), expected 0 within 0.5, apart by 3e-01"
+    assert "a &lt; b" in html and "<b" in html
+    expected = "a &lt; b measured 0.3 (the worst of 2) expected 0 within 0.5, apart by 3e-01 60 % of the margin"
+    assert words(html) == f"&#10003; {expected}"
+
+
+@pytest.mark.parametrize(
+    "measured, options, share",
+    [
+        (1.0, {"expected": 0, "standard_error": 1}, "25 %"),  # of four standard errors
+        (5, {"differs_from": 1, "standard_error": 0.5}, "50 %"),  # two of the four that lie between are needed
+        (3, {"at_most": 4}, "75 %"),
+        (8, {"at_least": 2}, "25 %"),
+        (0, {"at_most": 4}, "0 %"),
+        (-1, {"at_most": 4}, ""),  # no share of anything
+        (1, {"expected": 1, "within": 0}, ""),
+        (2, {"at_least": -4}, ""),
+    ],
+)
+def test_the_share_of_the_margin(measured, options, share, shown):
+    claim("so it is", measured, **options)
+    assert words(shown[0][1]).partition(" of the margin")[0].endswith(share)
+    assert ("of the margin" in shown[0][1]) == bool(share)
+    claims.recap()
+    assert share in shown[1][1]
+
+
+def test_the_recap_in_a_notebook_is_a_table_by_section(shown):
+    for title in ("<1>", "2"):
+        claims.section(title)
+        claim(f"in {title}", 1, at_most=2)
+    claims.recap()
+    html = shown[-1][1]
+    assert html.startswith("<table>") and html.count("<tr>") == 1 + 2 * 2 and "&lt;1&gt;" in html
+    assert html.index("&lt;1&gt;</th>") < html.index("in &lt;1&gt;") < html.index("2</th>") < html.index("in 2")
+    assert "2 claims held" in html
+
+
+def test_nothing_to_recap_shows_nothing(shown):
+    claims.recap()
+    assert shown == []
+
+
+def test_a_false_claim_is_one_line_in_a_notebook(capsys):
+    from IPython.core.interactiveshell import InteractiveShell
+
+    shell = InteractiveShell()
+    shell.run_cell("from fmlib import claim\ndef inner():\n    claim('two', 1, 2, within=0)\ninner()")
+    out = capsys.readouterr().out.strip()
+    assert "\n" not in out and out == "\x1b[31mClaimError: FAILS: two | measured 1, expected 2\x1b[0m"
