@@ -33,20 +33,21 @@ velocity_of_linear_path = Function(
     given=_VELOCITY.format("____"),
     reference=_VELOCITY.format("x_1 - x_0"),
     why=(
-        "The derivative of (1 - t) x_0 + t x_1 in t is x_1 - x_0. It does not depend on t: each pair walks straight, "
-        "at constant speed, and has covered the whole way from x_0 to x_1 at t = 1."
+        "The derivative of $(1-t)x_0+tx_1$ in $t$ is $x_1-x_0$. It does not depend on $t$: each pair walks straight, "
+        "at constant speed, and has covered the whole way from $x_0$ to $x_1$ at $t=1$."
     ),
     hints=(
         "A velocity is the derivative of the position in t. Which position?",
-        "Differentiate (1 - t) x_0 + t x_1 in t, with x_0 and x_1 constant: what is the derivative of 1 - t, and of t?",
+        "Differentiate $(1-t)x_0+tx_1$ in $t$, with $x_0$ and $x_1$ constant: what is the derivative of $1-t$, and of "
+        "$t$?",
     ),
     arguments=("x_0", "x_1", "t"),
     truth=lambda x_0, x_1, t: x_1 - x_0,
     wrongs=(
         Wrong(
             _VELOCITY.format("x_0 - x_1"),
-            "This is X_0 - X_1: the sign of time is reversed. Here t = 0 is the source and t = 1 the target, so the "
-            "walk leaves x_0 and arrives at x_1.",
+            "This is $x_0-x_1$: the sign of time is reversed. Here $t=0$ is the source and $t=1$ the target, so the "
+            "walk leaves $x_0$ and arrives at $x_1$.",
         ),
         Wrong(
             _VELOCITY.format("(1 - t[:, None]) * x_0 + t[:, None] * x_1"),
@@ -63,11 +64,11 @@ velocity_of_linear_path = Function(
         ),
         Wrong(
             _VELOCITY.format("x_0 + x_1"),
-            "A sign is lost: the derivative of 1 - t is -1, not 1.",
+            "A sign is lost: the derivative of $1-t$ is $-1$, not 1.",
         ),
         Wrong(
             _VELOCITY.format("x_1"),
-            "This is where the walk ends. The term (1 - t) x_0 depends on t as well: what is its derivative?",
+            "This is where the walk ends. The term $(1-t)x_0$ depends on $t$ as well: what is its derivative?",
         ),
     ),
     cases=_pairs,
@@ -89,43 +90,55 @@ three_bumps = Choice(
     number="1.2",
     task="predict",
     question=(
-        "Let $q$ be a mixture of three Gaussians, with means about 1.7 away from the origin and standard deviations of "
-        "0.3 to 0.45. Before you look at the next figure: when does the density $p_t$ first show three separate bumps, "
-        "although every sample sets out at once and walks at constant speed? Answer before you look: "
-        "click a letter."
+        "Every sample sets out at once and walks at constant speed. When does the density $p_t$ first show three "
+        "separate bumps? Answer before you look: click a letter."
     ),
     options={
         "a": (
             "before $t=0.25$",
-            "It tempts, since all samples set out at once. But at t = 0.25 the three means have covered only a "
+            "It tempts, since all samples set out at once. But at $t=0.25$ the three means have covered only a "
             "quarter of the way, while the noise still has standard deviation 0.75: the three bumps overlap and show "
             "as one.",
         ),
         "b": (
             "between $t=0.25$ and $t=0.5$",
-            "You may expect the shape to be half-way when the time is. Each bump has its mean at t mu_k but is at "
-            "least 1 - t wide: at t = 0.4 that is 0.6, about as much as the means are away from the middle.",
+            "You may expect the shape to be half-way when the time is. Each bump has its mean at $t\\mu_k$ but is at "
+            "least $1-t$ wide: at $t=0.4$ that is 0.6, about as much as the means are away from the middle.",
         ),
         "c": ("between $t=0.5$ and $t=0.75$", ""),
         "d": (
             "after $t=0.75$",
-            "Late is right, but not that late. At t = 0.75 the bumps have widths of about 0.35 to 0.4, and their means "
+            "Late is right, but not that late. At $t=0.75$ the bumps have widths of about 0.35 to 0.4, and their means "
             "are more than 2 apart: they have been separate for a while.",
         ),
     },
-    after="Then go on to the figure, and to the explorer below it, and look.",
-    reference='answer = "c"',
+    after="Then open the figure, and move the time in the explorer below it.",
     why=(
-        "Given its component, X_t has mean t mu_k and variance t^2 s_k^2 + (1 - t)^2. The distances between the means "
-        "grow like t while the widths shrink from 1, so their ratio is small for long and then rises fast. For this "
-        "mixture the third bump appears at about t = 0.53."
+        "Given its component, $X_t$ has mean $t\\mu_k$ and variance $t^2s_k^2+(1-t)^2$. The distances between the "
+        "means grow like $t$ while the widths shrink from 1, so their ratio is small for long and then rises fast. For "
+        "this mixture the third bump appears at about $t=0.53$."
     ),
     hints=(
         "Two bumps show as one while their width is about as large as the distance between their means.",
-        "The mean of component k is t mu_k, its standard deviation about 1 - t. The means mu_k lie some 1.7 from the "
-        "origin. Compare the two at t = 0.25, 0.5 and 0.75.",
+        "The mean of component $k$ is $t\\mu_k$, its standard deviation about $1-t$. The means $\\mu_k$ lie some 1.7 "
+        "from the origin. Compare the two at $t=0.25$, 0.5 and 0.75.",
     ),
 )
+
+
+class _Kept:
+    """Keeps the last right answer of this session as `yours`, with which the next cell of the notebook draws."""
+
+    yours: Callable | None = None
+
+    def _judge(self, answer: Callable) -> str:
+        why = super()._judge(answer)
+        self.yours = answer
+        return why
+
+
+class _KeptFunction(_Kept, Function):
+    pass
 
 
 def _waves(x: Tensor, t) -> Tensor:
@@ -149,7 +162,7 @@ _EULER = """def answer(u, x, steps):
         points.append(x)
     return torch.stack(points)"""
 
-euler = Function(
+euler = _KeptFunction(
     key="basics.euler",
     number="1.3",
     task="complete",
@@ -502,21 +515,21 @@ def _squared_error(u: Callable, x_0: Tensor, x_1: Tensor, t: Tensor) -> Tensor:
 sign_of_target = Choice(
     key="basics.sign_of_target",
     number="1.7",
-    task="break it",
+    task="predict",
     question=(
-        "Swap the sign of the regression target to $X_0-X_1$, train, and sample as before: start from noise at $t=0$ "
-        "and follow the network to $t=1$. What do the samples look like?"
+        "Suppose that somebody swaps the sign of the regression target to $X_0-X_1$, trains, and samples as before: "
+        "from noise at $t=0$, following the network to $t=1$. What do the samples look like?"
     ),
     options={
         "a": (
             "the two moons, as before",
             "The square in the loss forgets the sign of the *error*, but not that of the target. The network now "
-            "learns -u_t, every arrow turned round.",
+            "learns $-u_t$, every arrow turned round.",
         ),
         "b": (
             "the two moons, turned by half a turn",
-            "Turning every arrow round does not turn the place they lead to. The arrows of u_t lead onto the moons; "
-            "those of -u_t lead away from them, in all directions.",
+            "Turning every arrow round does not turn the place they lead to. The arrows of $u_t$ lead onto the moons; "
+            "those of $-u_t$ lead away from them, in all directions.",
         ),
         "c": ("a cloud flung outwards, far away from the moons", ""),
         "d": (
@@ -525,20 +538,14 @@ sign_of_target = Choice(
             "makes of *moons*, if its clock is turned round as well.",
         ),
     },
-    after=(
-        "Then try it: write `x_0 - x_1` in `train`, run that cell and the next two. A claim stops you, and many "
-        "samples lie outside the picture. For which clock is this network right? Look at `sample(lambda x, t: "
-        "moons_velocity(x, 1 - t), datasets.moons(1000).to(device))`. Undo the change and run both cells again."
-    ),
-    reference='answer = "c"',
     why=(
-        "The best network is the conditional mean of the target, now E[X_0 - X_1 | X_t] = -u_t. Followed from noise it "
-        "carries points away from the data, fastest near t = 1. In a clock that runs from data to noise the same "
-        "network is right: the velocity network(x, 1 - t) carries the moons to the Gaussian."
+        "The best network is the mean of the target given $X_t$, which is now $-u_t(X_t)$. Followed from noise it "
+        "carries points away from the data, fastest near $t=1$. In a clock that runs from data to noise the same "
+        "network is right: the velocity `network(x, 1 - t)` carries the moons to the Gaussian."
     ),
     hints=(
-        "The network finds the mean of its target given X_t. What is that mean now, in terms of u_t?",
-        "It is -u_t. Where does u_t point at a place near the moons, at t close to 1? And -u_t?",
+        "The network finds the mean of its target given $X_t$. What is that mean now, in terms of $u_t$?",
+        "It is $-u_t$. Where does $u_t$ point at a place near the moons, at $t$ close to 1? And $-u_t$?",
     ),
 )
 
@@ -649,8 +656,8 @@ stale_noise = Property(
     given=_STALE,
     reference=_FRESH,
     why=(
-        "With the noise drawn once, before the loop, each data point has one partner for ever. The network learns a map "
-        "of those pairs, knows nothing of other noise, and samples drawn from fresh noise are worse. The "
+        "With the noise drawn once, before the loop, each data point has one partner for ever. The network learns a "
+        "map of those pairs, knows nothing of other noise, and samples drawn from fresh noise are worse. The "
         "loss does not tell, it can even be lower. Every step needs fresh $X_0$ and fresh $t$."
     ),
     hints=(
@@ -712,14 +719,8 @@ half_turn = Number(
     number="1.9",
     task="predict",
     question=(
-        "Make it a half turn, $X_1=-0.7X_0$, still paired. At which time $t$ do all pairs meet in one point? Answer "
+        "Make the paired data a half turn, $X_1=-0.7X_0$. At which time $t$ do all pairs meet in one point? Answer "
         "with a number between 0 and 1, rounded to two decimals, or with a fraction such as `1 / 3`."
-    ),
-    after=(
-        "What can a velocity do there, where one point stands for all pairs? Change the matrix in the cell "
-        "that defines `turned`, at the start of 1.10, to `[[-1.0, 0.0], [0.0, -1.0]]`, run it and the cell of the "
-        "figure, and see what the trained flow does. (In the claims after it, one of the paired ones stops you: the "
-        "samples come out too narrow, or at the wrong partners. The map is lost either way. Undo the change.)"
     ),
     reference="answer = 1 / 1.7",
     expected=1 / 1.7,
@@ -727,31 +728,32 @@ half_turn = Number(
     wrongs=(
         Wrong(
             "answer = 0.5",
-            "Half-way would be right for X_1 = -X_0, with both ends equally far from the origin. Here the start is "
+            "Half-way would be right for $X_1=-X_0$, with both ends equally far from the origin. Here the start is "
             "farther away than the end, so reaching the origin takes more than half of the time.",
         ),
         Wrong(
             "answer = 0.7",
-            "At t = 0.7 the factor of X_0 is 0.3 - 0.49: it has changed its sign already. Find the t at which it is 0.",
+            "At $t=0.7$ the factor of $X_0$ is $0.3-0.49$: it has changed its sign already. Find the $t$ where it is "
+            "0.",
         ),
         Wrong(
             "answer = 0.41",
             "This is 0.7 / 1.7, the share of the way *behind* the origin. The walk begins on the other side, with 1 of "
             "1.7 to go.",
         ),
-        Wrong("answer = 1", "At t = 1 the pairs are at X_1 = -0.7 X_0, spread out again. They meet before that."),
-        Wrong("answer = 1.7", "A time lies between 0 and 1. You have the factor 1 - 1.7 t; at which t is it zero?"),
-        Wrong("answer = 0", "At t = 0 each pair is at its own X_0. They meet later."),
+        Wrong("answer = 1", "At $t=1$ the pairs are at $X_1=-0.7X_0$, spread out again. They meet before that."),
+        Wrong("answer = 1.7", "A time lies between 0 and 1. You have the factor $1-1.7t$; at which $t$ is it zero?"),
+        Wrong("answer = 0", "At $t=0$ each pair is at its own $X_0$. They meet later."),
     ),
-    otherwise="Write X_t as a factor times X_0, and ask when that factor is zero.",
+    otherwise="Write $X_t$ as a factor times $X_0$, and ask when that factor is zero.",
     why=(
-        "X_t = (1 - t) X_0 - 0.7 t X_0 = (1 - 1.7 t) X_0, which is zero for every pair at t = 1 / 1.7 = 0.588. There "
-        "the place tells nothing about the pair, and one velocity cannot serve all of them: the velocity can only be "
+        "$X_t=(1-t)X_0-0.7tX_0=(1-1.7t)X_0$, which is zero for every pair at $t=1/1.7=0.588$. There the "
+        "place tells nothing about the pair, and one velocity cannot serve all of them: the velocity can only be "
         "the average over all pairs. A smooth network cannot send different points through one point and out again."
     ),
     hints=(
-        "Put X_1 = -0.7 X_0 into X_t = (1 - t) X_0 + t X_1 and collect the factor of X_0.",
-        "The factor is 1 - 1.7 t. When is it zero?",
+        "Put $X_1=-0.7X_0$ into $X_t=(1-t)X_0+tX_1$ and collect the factor of $X_0$.",
+        "The factor is $1-1.7t$. When is it zero?",
     ),
     rights=("answer = 0.59", "answer = torch.tensor(10 / 17)"),
 )
