@@ -12,6 +12,7 @@ import re
 from fmlib.exercises import _progress, basics, bregman, gaussian, kinetic, marginalization
 from fmlib.exercises._blank import ____
 from fmlib.exercises._questions import Exercise, Outcome
+from fmlib.exercises._reveal import reveal
 
 TITLES = {
     "basics": "Flow matching basics",
@@ -21,7 +22,7 @@ TITLES = {
     "gaussian": "Affine and Gaussian paths",
 }
 __all__ = ["____", "Exercise", "Outcome", "basics", "bregman", "gaussian", "kinetic", "marginalization", "every"]
-__all__ += ["progress", "solved", "written"]
+__all__ += ["progress", "reveal", "solved", "written"]
 
 
 def every() -> list[Exercise]:
