@@ -285,11 +285,13 @@ class _Pair(Function):
             return value
 
         try:
-            return super()._call(stacked, arguments)
+            result = super()._call(stacked, arguments)
         except Verdict as verdict:
-            if problem and verdict.outcome.kind == WRONG:
-                raise Verdict(WRONG, problem) from None
-            raise
+            if not problem or verdict.outcome.kind != WRONG:
+                raise
+        if problem:
+            raise Verdict(WRONG, problem)
+        return result
 
     def _compare(self, case: tuple, value: Tensor, right: Tensor, tolerance: float) -> None:
         for name, mine, true in zip(("the first", "the second"), value, right, strict=True):
