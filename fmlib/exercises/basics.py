@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from fmlib.exercises._blank import holds_blank, is_tensor
 from fmlib.exercises._questions import WRONG, Choice, Function, Number, Property, Verdict, Wrong, _cast
+from fmlib.exercises._training import SmallNetwork, TrainingStep
 
 
 def _pairs(draw: torch.Generator) -> list[tuple]:
@@ -512,7 +513,146 @@ def _squared_error(u: Callable, x_0: Tensor, x_1: Tensor, t: Tensor) -> Tensor:
     return (u(x_t, t) - (x_1 - x_0)).square().mean()
 
 
-# STEP
+class _KeptStep(_Kept, TrainingStep):
+    pass
+
+
+def _made(draw: torch.Generator) -> tuple:
+    u = SmallNetwork(2, draw)
+    x_0, x_1 = (torch.randn(6, 2, generator=draw, dtype=torch.float64) for _ in range(2))
+    t = 0.1 + 0.8 * torch.rand(6, generator=draw, dtype=torch.float64)
+    return u, torch.optim.SGD(u.parameters(), 0.1), x_0, x_1, t
+
+
+def _one_step(u: nn.Module, optimizer: torch.optim.Optimizer, x_0: Tensor, x_1: Tensor, t: Tensor) -> Tensor:
+    loss = _squared_error(u, x_0, x_1, t)
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+    return loss.detach()
+
+
+_STEP = """def answer(u, optimizer, x_0, x_1, t):
+    x_t = (1 - t[:, None]) * x_0 + t[:, None] * x_1
+    loss = (u(x_t, t) - (x_1 - x_0)).square().mean()
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+    return loss.detach()"""
+
+training_step = _KeptStep(
+    key="basics.training_step",
+    number="1.6",
+    task="write",
+    question=(
+        "One whole training step. `answer(u, optimizer, x_0, x_1, t)` is given a network, its optimiser and one batch "
+        "of draws. It computes the loss of exercise 1.5, moves the weights by one step of the optimiser, and returns "
+        "the loss. Nothing is drawn inside."
+    ),
+    given="""def answer(u, optimizer, x_0, x_1, t):
+    x_t = ____
+    loss = ____
+    ____
+    return loss.detach()""",
+    reference=_STEP,
+    why=(
+        "The point, the loss, and three lines that are the same in any training: clear the old gradients, compute the "
+        "new ones, step. Around it stands only the loop that draws $X_0$, $X_1$ and $t$, so this is all of flow "
+        "matching."
+    ),
+    hints=(
+        "Begin as in exercise 1.5: the point $X_t$, then the mean square of `u(x_t, t) - (x_1 - x_0)`.",
+        "Gradients add up in PyTorch: clear them with `optimizer.zero_grad()` before `loss.backward()`.",
+        "`loss.backward()` computes the gradients, and `optimizer.step()`, after it, moves the weights.",
+    ),
+    arguments=("u", "optimizer", "x_0", "x_1", "t"),
+    make=_made,
+    truth=_one_step,
+    wrongs=(
+        Wrong(
+            _STEP.replace("(x_1 - x_0)", "(x_0 - x_1)"),
+            "The sign of the target is swapped: the walk goes from $X_0$ to $X_1$, so its velocity is $X_1-X_0$. "
+            "A network trained in this way flings its samples outwards.",
+        ),
+        Wrong(
+            _STEP.replace("(1 - t[:, None]) * x_0 + t[:, None] * x_1", "t[:, None] * x_0 + (1 - t[:, None]) * x_1"),
+            "In your $X_t$ the times $t$ and $1-t$ are swapped: at $t=0$ it must be $X_0$.",
+        ),
+        Wrong(
+            _STEP.replace("u(x_t, t)", "u(x_t, 1 - t)"),
+            "You tell the network the time $1-t$. The point $X_t$ belongs to the time $t$.",
+        ),
+        Wrong(
+            _STEP.replace("(x_1 - x_0)", "x_1"),
+            "Your target is $X_1$, where the walk ends. The network is to predict the velocity $X_1-X_0$.",
+        ),
+        Wrong(
+            _STEP.replace(".mean()", ".sum()"),
+            "You take the sum of the squares. It grows with the batch and with $d$, and so does the step: take the "
+            "mean.",
+        ),
+        Wrong(
+            _STEP.replace(".mean()", ".sum(1).mean()"),
+            "You sum over the coordinates, so your step is $d$ times too long. Take the mean over all entries, as in "
+            "exercise 1.5.",
+        ),
+        Wrong(
+            _STEP.replace("    loss.backward()\n    optimizer.step()\n", "    optimizer.step()\n    loss.backward()\n"),
+            "`optimizer.step()` stands before `loss.backward()`: it finds no gradient, or an old one. First compute "
+            "the gradient, then step.",
+        ),
+        Wrong(
+            _STEP.replace("    loss.backward()\n", "    (-loss).backward()\n"),
+            "You step uphill: the optimiser makes small what you call `backward` on, and that is the loss itself.",
+        ),
+    ),
+    rights=(
+        """def answer(u, optimizer, x_0, x_1, t):
+    optimizer.zero_grad()
+    target = x_1 - x_0
+    loss = torch.nn.functional.mse_loss(u(x_0 + t[:, None] * target, t), target)
+    loss.backward()
+    optimizer.step()
+    return loss.item()""",
+        """def answer(network, optimizer, start, end, time):
+    def closure():
+        network.zero_grad()
+        gap = network(torch.lerp(start, end, time.unsqueeze(1)), time) + start - end
+        value = gap.pow(2).sum() / gap.numel()
+        value.backward()
+        return value
+    return optimizer.step(closure)""",
+        """def answer(u, optimizer, x_0, x_1, t):
+    x_t = torch.stack([(1 - s) * a + s * b for a, b, s in zip(x_0, x_1, t)])
+    loss = sum((row ** 2).mean() for row in u(x_t, t) - (x_1 - x_0)) / len(t)
+    weights = list(u.parameters())
+    for weight, slope in zip(weights, torch.autograd.grad(loss, weights)):
+        weight.grad = slope
+    optimizer.step()
+    return loss""",
+    ),
+    other_wrongs=(
+        (_STEP.replace("    optimizer.zero_grad()\n", ""), "it begins with the gradient that the first has left"),
+        (_STEP.replace("    loss.backward()\n", ""), "Is loss.backward() missing"),
+        (
+            _STEP.replace("    loss.backward()\n", "").replace(
+                "    optimizer.zero", "    loss.backward()\n    optimizer.zero"
+            ),
+            "does zero_grad() stand after it",
+        ),
+        (_STEP.replace("    optimizer.step()\n", ""), "Is optimizer.step() missing"),
+        (_STEP.replace("    return loss.detach()", "    loss.detach()"), "Your step returns None"),
+        (_STEP.replace("u(x_t, t)", "u(x_t, t).detach()"), "The loss is cut off from the network"),
+        (
+            _STEP.replace("    x_t =", "    torch.manual_seed(0)\n    x_t ="),
+            "sets the seed of the global random numbers",
+        ),
+        (_STEP.replace("    x_t =", "    x_0 = torch.randn_like(x_1)\n    x_t ="), "Your step draws random numbers"),
+        (_STEP.replace("t[:, None]", "t"), "Write t[:, None]"),
+        (_STEP.replace(".square().mean()", ".mean().square()"), "the network is not what it should be"),
+    ),
+)
+
 
 sign_of_target = Choice(
     key="basics.sign_of_target",
