@@ -281,15 +281,9 @@ class _Pair(Function):
                     f"The two tensors that you return are unlike, of shapes {first} and {second}. Each must have "
                     "the shape and dtype of x_0."
                 )
-            else:
-                return torch.stack(tuple(value))
-            return value
+            return given[0] if problem else torch.stack(tuple(value))
 
-        try:
-            result = super()._call(stacked, arguments)
-        except Verdict as verdict:
-            if not problem or verdict.outcome.kind != WRONG:
-                raise
+        result = super()._call(stacked, arguments)
         if problem:
             raise Verdict(WRONG, problem)
         return result
@@ -539,6 +533,7 @@ _STEP = """def answer(u, optimizer, x_0, x_1, t):
     loss.backward()
     optimizer.step()
     return loss.detach()"""
+_BACKWARD = "    loss.backward()\n"
 
 training_step = _KeptStep(
     key="basics.training_step",
@@ -597,12 +592,7 @@ training_step = _KeptStep(
             "exercise 1.5.",
         ),
         Wrong(
-            _STEP.replace("    loss.backward()\n    optimizer.step()\n", "    optimizer.step()\n    loss.backward()\n"),
-            "`optimizer.step()` stands before `loss.backward()`: it finds no gradient, or an old one. First compute "
-            "the gradient, then step.",
-        ),
-        Wrong(
-            _STEP.replace("    loss.backward()\n", "    (-loss).backward()\n"),
+            _STEP.replace(_BACKWARD, "    (-loss).backward()\n"),
             "You step uphill: the optimiser makes small what you call `backward` on, and that is the loss itself.",
         ),
     ),
@@ -633,11 +623,10 @@ training_step = _KeptStep(
     ),
     other_wrongs=(
         (_STEP.replace("    optimizer.zero_grad()\n", ""), "it begins with the gradient that the first has left"),
-        (_STEP.replace("    loss.backward()\n", ""), "Is loss.backward() missing"),
+        (_STEP.replace(_BACKWARD, ""), "Is loss.backward() missing"),
+        (_STEP.replace(_BACKWARD, "").replace("    return", _BACKWARD + "    return"), "no weight has moved"),
         (
-            _STEP.replace("    loss.backward()\n", "").replace(
-                "    optimizer.zero", "    loss.backward()\n    optimizer.zero"
-            ),
+            _STEP.replace(_BACKWARD, "").replace("    optimizer.zero", _BACKWARD + "    optimizer.zero"),
             "does zero_grad() stand after it",
         ),
         (_STEP.replace("    optimizer.step()\n", ""), "Is optimizer.step() missing"),

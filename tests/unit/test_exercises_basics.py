@@ -120,7 +120,7 @@ def changed(old: str, new: str, source: str = FRESH) -> str:
 def test_the_code_as_given_is_open_and_differently_stale_code_is_wrong(capsys):
     given = basics.stale_noise.given
     assert basics.stale_noise.check(answer_of(given)).kind == "not attempted"
-    assert "still uses the same noise" in told(changed("x_0 = torch.randn_like(x_1)", "x_0 = 1.0 * x_1", given))
+    assert "still uses the same noise" in told(changed("x_0 = torch.randn_like(x_1)", "x_0 = -1.0 * x_1", given))
     assert "still uses the same noise" in told(changed("(1 - t[:, None])", "(-t[:, None] + 1)", given))
 
 
@@ -134,7 +134,7 @@ def test_the_code_as_given_is_open_and_differently_stale_code_is_wrong(capsys):
         ("x_1 - x_0", "-x_0 + x_1", "correct"),
         ("u(x_t, t)", "u(x_t, t[:, None])", "u takes t of shape (8,)"),
         ("u(x_t, t)", "u(x_t[:4], t[:4])", "must match"),
-        ("    return loss.detach()", "    return float(loss)", "a float. It must return a torch tensor"),
+        ("    return loss.detach()", "    return loss.item()", "a float. It must return a torch tensor"),
         ("        loss.backward()\n", "", "leaves the weights as they were"),
     ],
 )
