@@ -142,13 +142,21 @@ class _KeptFunction(_Kept, Function):
     pass
 
 
-def _waves(x: Tensor, t) -> Tensor:
+class _Waves:
     """A velocity in which both the place and the time count; t is a number or has shape (batch,)."""
-    if isinstance(t, Tensor) and t.ndim:
-        if t.shape != x.shape[:1]:
-            raise ValueError(f"u takes t as a number or of shape ({len(x)},), and got shape {tuple(t.shape)}")
-        t = t.reshape(-1, *[1] * (x.ndim - 1))
-    return torch.cos(2 * x) + 3 * t * x - t
+
+    def __call__(self, x: Tensor, t: float | Tensor) -> Tensor:
+        if isinstance(t, Tensor) and t.ndim:
+            if t.shape != x.shape[:1]:
+                raise ValueError(f"u takes t as a number or of shape ({len(x)},), and got shape {tuple(t.shape)}")
+            t = t[:, None]
+        return torch.cos(2 * x) + 3 * t * x - t
+
+    def __repr__(self) -> str:
+        return "u"
+
+
+_waves = _Waves()
 
 
 def _starts(draw: torch.Generator) -> list[tuple]:
@@ -876,7 +884,7 @@ half_turn = Number(
         Wrong("answer = 1.7", "A time lies between 0 and 1. You have the factor $1-1.7t$; at which $t$ is it zero?"),
         Wrong("answer = 0", "At $t=0$ each pair is at its own $X_0$. They meet later."),
     ),
-    otherwise="Write $X_t$ as a factor times $X_0$, and ask when that factor is zero.",
+    otherwise="Write X_t as a factor times X_0, and ask when that factor is zero.",
     why=(
         "$X_t=(1-t)X_0-0.7tX_0=(1-1.7t)X_0$, which is zero for every pair at $t=1/1.7=0.588$. There the "
         "place tells nothing about the pair, and one velocity cannot serve all of them: the velocity can only be "
