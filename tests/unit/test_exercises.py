@@ -1,9 +1,11 @@
 """The exercises: each checker against right and wrong answers, the engine against whatever a learner may hand in."""
 
 import ast
+import base64
 import contextlib
 import copy
 import gc
+import io
 import json
 import os
 import random
@@ -16,11 +18,14 @@ import time
 import warnings
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import nbformat
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
+import fmlib
 from fmlib import _rich, exercises
 from fmlib.exercises import ____, _limits, _progress, _wording
 from fmlib.exercises._blank import Blank, holds_blank
@@ -851,6 +856,105 @@ def test_the_colours_can_be_read():
         assert 1.05 / (light(colour) + 0.05) >= 4.5, colour  # white on it, as WCAG 2 asks
 
 
+# ---- reveal ----------------------------------------------------------------------------------------------------------
+
+
+def sizes(bundle: dict) -> list[tuple[int, int]]:
+    """The sizes of the pictures inside a box."""
+    found = re.findall(r'src="data:image/png;base64,([^"]+)"', bundle["text/html"])
+    return [Image.open(io.BytesIO(base64.b64decode(png))).size for png in found]
+
+
+def test_reveal_keeps_everything_closed_and_in_its_order(shell, capsys):
+    from IPython.display import HTML, Latex, Markdown, display
+
+    with exercises.reveal("What *appears* at $t<1$", alt='two "lines"'):
+        print("first & last")
+        _rich.show("a row", "<b>a row</b>")
+        plt.plot([0, 1])
+        display(Markdown("some `code`"), Latex("$x$"), HTML("<i>html</i>"), [1, "<"])
+        print("end", end="")
+    (bundle,) = published(shell)
+    assert capsys.readouterr().out == "" and not plt.get_fignums()
+    box = bundle["text/html"]
+    assert re.match(r"<details style=[^>]*><summary[^>]*><b>What <em>appears</em> at \$t&lt;1\$</b></summary>", box)
+    assert box.endswith("</details>") and len(sizes(bundle)) == 1
+    order = ["first &amp; last", "<b>a row</b>", "<code>code</code>", "$x$", "<i>html</i>", "[1, '&lt;']", ">end<"]
+    places = [box.index(part) for part in [*order, '<img alt="two &quot;lines&quot;" src=']]
+    assert places == sorted(places)
+    lines = bundle["text/plain"].split("\n")
+    assert lines[0].endswith(" (closed; open it in the notebook)") and lines[1:3] == ["first & last", "a row"]
+    assert not any("Figure" in line for line in lines)
+
+
+def test_reveal_takes_the_figures_made_in_it_and_no_others(shell):
+    plt.figure(figsize=(1, 1))
+    outside = plt.gcf()
+    with exercises.reveal("boxed"):
+        assert not plt.get_fignums()
+        for _ in range(2):
+            plt.figure(figsize=(3, 2), dpi=50).subplots()
+    assert len(sizes(published(shell)[0])) == 2
+    assert plt.get_fignums() == [1] and plt.gcf() is outside
+    plt.close("all")
+
+
+def test_reveal_takes_what_is_shown_inside_it(shell):
+    import matplotlib_inline.backend_inline as inline
+    from IPython.core.pylabtools import select_figure_formats
+
+    select_figure_formats(shell, {"png"})  # as a notebook's backend does
+    plt.figure(figsize=(1, 1)).subplots()
+    with exercises.reveal("boxed"):
+        plt.figure(figsize=(3, 2), dpi=50).subplots()
+        inline.show()  # what plt.show() is in a notebook
+    (bundle,) = published(shell)
+    assert len(sizes(bundle)) == 1 and "Figure" not in bundle["text/plain"] and plt.get_fignums() == [1]
+    inline.show()  # as at the end of the cell: the figure from outside is still to come
+    assert [set(b) for b in published(shell)] == [{"text/plain", "image/png"}] and not plt.get_fignums()
+
+
+def test_an_update_replaces_what_was_displayed(shell):
+    from IPython.display import HTML, clear_output, display
+
+    with exercises.reveal("boxed"):
+        print("gone")
+        clear_output()
+        handle = display(HTML("old"), display_id=True)
+        display(HTML("after"))
+        handle.update(HTML("new"))
+    (bundle,) = published(shell)
+    assert "<summary" in bundle["text/html"] and bundle["text/html"].endswith("newafter</details>")
+
+
+def test_an_exception_passes_and_leaves_open_what_came_before(shell, capsys):
+    publisher, out = shell.display_pub, sys.stdout
+    with pytest.raises(ZeroDivisionError), exercises.reveal("boxed"):
+        print("before")
+        _rich.show("row", "<b>row</b>")
+        plt.plot([0, 1])
+        1 / 0  # noqa: B018
+    assert capsys.readouterr().out == "before\n" and shell.display_pub is publisher and sys.stdout is out
+    row, figure = published(shell)
+    assert row == {"text/plain": "row", "text/html": "<b>row</b>"} and list(figure) == ["image/png"]
+    assert not plt.get_fignums()
+
+
+def test_reveal_prints_openly_where_no_notebook_runs(capsys):
+    with exercises.reveal("boxed"):
+        print("open")
+    assert capsys.readouterr().out == "open\n"
+
+
+def test_a_claim_in_a_reveal_counts(shell):
+    with exercises.reveal("boxed"):
+        fmlib.claim("one and one", 2, 2, within=0)
+    (bundle,) = published(shell)
+    assert "one and one" in bundle["text/html"] and "one and one" in bundle["text/plain"]
+    with pytest.raises(fmlib.claims.ClaimError), exercises.reveal("boxed"):
+        fmlib.claim("one and two", 2, 3, within=0)
+
+
 # ---- the blank -------------------------------------------------------------------------------------------------------
 
 
@@ -1085,6 +1189,23 @@ def test_progress_table(file, capsys):
     assert re.fullmatch(r"1\. Flow matching basics +1 of +6   \[ \] 1\.1  \[x\] 1\.2  \[ \] 1\.3 .*", lines[0])
     assert re.fullmatch(rf"The course +1 of {len(EVERY)}", lines[5])
     assert lines[6] == f"Kept in {file}; delete that file to start again."
+    assert lines[7:] == ["To post:", exercises.progress_line(), ""]
+
+
+def test_progress_in_one_line(file, capsys):
+    def line(done: dict) -> str:
+        counts = {n: sum(q.number.startswith(f"{n}.") for q in EVERY) for n in range(1, len(exercises.TITLES) + 1)}
+        parts = ", ".join(f"{n}: {done.get(n, 0)}/{count}" for n, count in counts.items())
+        return f"fmlib: {sum(done.values())} of {len(EVERY)} exercises done ({parts})"
+
+    assert exercises.progress_line() == line({})
+    choice.check("c")
+    number.check(0.588)
+    potential.check(answer_of(potential.reference))
+    assert exercises.progress_line() == line({1: 2, 3: 1})
+    file.unlink()
+    file.mkdir()  # unreadable: nothing is known, and nothing raised
+    assert exercises.progress_line() == line({})
 
 
 def test_deleting_the_file_starts_again(file, capsys):
