@@ -111,7 +111,7 @@ posterior_weights = _Weights(
     number="2.2",
     task="complete",
     question=(
-        "Write the weights, before you read on: the next section holds one version. `x` has shape `(batch, d)`, "
+        "Write the weights, before you read on: the next cells hold one version. `x` has shape `(batch, d)`, "
         "`data` has shape `(N, d)`, and `t` has shape `(batch,)`, all below 1. Return $w_i(x,t)$, shape `(batch, N)`, "
         "for every point of the batch at its own time. They have to stay finite close to $t=1$, where each single "
         "likelihood may be too small for a floating-point number."

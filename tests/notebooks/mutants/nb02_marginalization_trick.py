@@ -142,6 +142,6 @@ MUTANTS = [
     Cell("memory-check", "argmin(1)", "topk(2, largest=False).indices[:, 1]", "the second nearest for the nearest"),
     Cell("memory-check", "made)", "noised(train))", "noised copies where the share of the network is asked for"),
     Cell("memory-floor-check", "1.1 * train", "train", "a control that is not wrong"),
-    Cell("few-plot", "train[:20], steps=500", "train, steps=500", "twenty digits asked for, all digits trained on"),
+    Cell("few-plot", "train[:20], steps=400", "train, steps=400", "twenty digits asked for, all digits trained on"),
     Cell("generalise-check", "learned, perfect = cfm_losses", "perfect, learned = cfm_losses", "the losses swapped"),
 ]
