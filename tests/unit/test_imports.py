@@ -61,7 +61,7 @@ def test_every_third_party_import_is_declared():
     needed = {DISTRIBUTIONS.get(name, name) for tree in EVERY_FILE for name in packages(tree)}
     always, course = declared(project["dependencies"]), declared(project["optional-dependencies"]["course"])
     assert {"torch", "scikit-learn"} <= needed and needed - always == {"ipywidgets", "traitlets"} <= course
-    assert [name for name in MODULES if "ipywidgets" in of(packages, name)] == ["explorers"]
+    assert {name for name in MODULES if "ipywidgets" in of(packages, name)} == {"explorers", "exercises"}
 
 
 def test_there_is_one_list_of_modules():
@@ -79,7 +79,7 @@ def test_a_module_imports_only_from_lower_floors(name):
 
 def test_mathematics_never_imports_pictures_and_pictures_never_train():
     drawing = {name for name in MODULES if of(packages, name) & {"matplotlib", "ipywidgets"}}
-    assert {"figures", "explorers"} <= drawing <= {"figures", "explorers", "evaluation", "__main__"}
+    assert {"figures", "explorers"} <= drawing <= {"figures", "explorers", "exercises", "evaluation", "__main__"}
     for name in ("figures", "explorers"):
         assert not {"fmlib.training", "fmlib.models", "fmlib.checkpoints"} & of(imported, name)
 
