@@ -134,11 +134,12 @@ class Explorer(ipywidgets.VBox):
         if self._later:
             self._later.cancel()
         try:
-            self._later = asyncio.get_running_loop().call_later(PAUSE, self._show, self.render)
+            loop = asyncio.get_running_loop()
         except RuntimeError:  # a plain script, where nobody would come back to it
             self._show(self.render)
         else:
             self._show(lambda: _png(self._drawn({}), LIGHT))
+            self._later = loop.call_later(PAUSE, self._show, self.render)
 
     def _show(self, picture) -> None:
         # A collection amid the drawing would keep the figure among the old objects, until a collection of everything
