@@ -7,7 +7,6 @@ picture, whatever has become of the widget.
 
 import asyncio
 import base64
-import contextlib
 import gc
 import html
 import io
@@ -68,8 +67,8 @@ class Explorer(ipywidgets.VBox):
 
     draw: called with an empty matplotlib Figure and one keyword for each control, named as in `controls`. controls:
     ipywidgets with a description and a value, by name. size: width and height in inches. alt: what the picture shows,
-    for readers who cannot see it. While a control moves the picture is light, then sharp. An exception of the first
-    frame is raised, a later one is shown below the picture.
+    for readers who cannot see it. While a control moves the picture is light; when it rests, `draw` is called again for
+    a sharp one. An exception of the first frame is raised, a later one is shown below the picture.
 
     >>> def draw(figure, power):
     ...     figure.subplots().plot(range(5), [x**power for x in range(5)])
@@ -79,7 +78,7 @@ class Explorer(ipywidgets.VBox):
 
     def __init__(self, draw, controls: dict, size: tuple[float, float] = (7, 3.4), alt: str = ""):
         self._draw, self._controls, self._size, self._alt = draw, controls, size, alt
-        self._id, self._figure, self._later = uuid.uuid4().hex[:12], None, None
+        self._id, self._later = uuid.uuid4().hex[:12], None
         self.picture = _Picture(format="png", tooltip=alt, layout={"width": "100%", "max_width": "840px"})
         self.problem = ipywidgets.HTML()
         for control in controls.values():
@@ -131,48 +130,31 @@ class Explorer(ipywidgets.VBox):
         return figure
 
     def _redraw(self, _change) -> None:
-        """Show a light picture at once, and the same figure sharply when the controls rest."""
+        """Show a light picture at once, and the sharp one when the controls rest."""
         if self._later:
             self._later.cancel()
         try:
             loop = asyncio.get_running_loop()
-        except RuntimeError:  # a plain script: nobody would come back to it
-            loop = None
-        with self._without_collections():
-            try:
-                if loop is None:
-                    self.picture.value = self.render()
-                else:
-                    self._figure = self._drawn({})
-                    self.picture.value = _png(self._figure, LIGHT)
-                    self._later = loop.call_later(PAUSE, self._sharpen)
-                self.problem.value = ""
-            except Exception as error:  # an exception in a callback would vanish: show it to the learner instead
-                self.problem.value = f"<b>{type(error).__name__}</b>: {html.escape(str(error))}"
+        except RuntimeError:  # a plain script, where nobody would come back to it
+            self._show(self.render)
+        else:
+            self._show(lambda: _png(self._drawn({}), LIGHT))
+            self._later = loop.call_later(PAUSE, self._show, self.render)
 
-    def _sharpen(self) -> None:
-        self.picture.value = _sharp(self._figure)
-        self._figure = self._later = None
-
-    @contextlib.contextmanager
-    def _without_collections(self):
-        """Let go of the last figure, collect it, and collect nothing amid the drawing of the next.
-
-        A figure that lives through a collection is among the old objects, until a collection of everything halts the
-        slider for a third of a second.
-        """
-        self._figure = self._later = None
+    def _show(self, picture) -> None:
+        # A collection amid the drawing would keep the figure among the old objects, until a collection of everything
+        # halts the slider for a third of a second: collect once, when the figure is gone.
         collecting = gc.isenabled()
-        if collecting:
-            gc.collect(1)
         gc.disable()
         try:
-            yield
+            self.picture.value = picture()
+            self.problem.value = ""
+        except Exception as error:  # an exception in a callback would vanish: show it to the learner instead
+            self.problem.value = f"<b>{type(error).__name__}</b>: {html.escape(str(error))}"
         finally:
             if collecting:
                 gc.enable()
-                if self._figure is None:
-                    gc.collect(1)
+                gc.collect(1)
 
     def _ipython_display_(self, **kwargs) -> None:
         """The still picture, then the live widget."""
@@ -241,12 +223,16 @@ def _with_button(control) -> ipywidgets.Widget:
     button = ipywidgets.Play(min=0, max=last, value=0, interval=min(500, max(60, 6000 // last)), show_repeat=False)
     button.layout.width, button.layout.flex = "72px", "0 0 auto"
 
-    def follow(_change=None) -> None:
-        button.value = round((control.value - control.min) / control.step)
+    def place() -> int:
+        return round((control.value - control.min) / control.step)
 
-    follow()
-    button.observe(lambda change: setattr(control, "value", _value(control, change["new"])), "value")
-    control.observe(follow, "value")
+    def press(change) -> None:
+        if change["new"] != place():  # else the slider is what moved, maybe by a rounding error, and stays as it is
+            control.value = _value(control, change["new"])
+
+    button.value = place()
+    button.observe(press, "value")
+    control.observe(lambda _: setattr(button, "value", place()), "value")
     return ipywidgets.HBox([button, control])
 
 

@@ -1,7 +1,8 @@
 """Print how long each explorer takes to redraw after a tick of each control: `python tests/browser/redraw.py`.
 
 It runs the notebooks on kernels of their own, without a browser, and times what a tick costs the kernel, which is the
-light picture, and what the sharp one costs that follows when the controls rest. Not a test: a time depends on the machine. The course's aim is 100 ms at the median on two cores.
+light picture, and what the sharp one costs that follows when the controls rest. Not a test: a time depends on the
+machine. The course's aim is 100 ms at the median on two cores.
 """
 
 import os

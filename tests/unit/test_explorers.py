@@ -69,29 +69,28 @@ def test_a_moved_control_redraws(explorer):
     assert picture(explorer) == first and size(explorer) == SHARP  # at once: no loop would come back to it
 
 
-def test_the_picture_is_light_while_a_control_moves_and_the_same_figure_sharp_after_it(explorer, monkeypatch):
-    monkeypatch.setattr("fmlib.explorers._explorer.PAUSE", 0.05)
-    height = explorer._controls["height"]
-
+def test_the_picture_is_light_while_a_control_moves_and_sharp_after_it(explorer):
     async def move():
         shown = []
         for value in (2, 4, 5):
-            height.value = value
+            explorer._controls["height"].value = value
             shown.append((picture(explorer), size(explorer)))
-            await asyncio.sleep(0.01)
-            shown.append((picture(explorer), size(explorer)))  # the later change takes the place of the sharp picture
-        await asyncio.sleep(0.3)
+            await asyncio.sleep(0)
+            shown.append((picture(explorer), size(explorer)))  # it is not yet time for the sharp picture
+        async with asyncio.timeout(60):
+            while size(explorer) != SHARP:
+                await asyncio.sleep(0.05)
         return shown
 
     shown = asyncio.run(move())
     assert [s for _, s in shown] == 6 * [LIGHT] and len({p for p, _ in shown}) == 3
-    assert size(explorer) == SHARP and picture(explorer) == explorer.render()
-    assert [call["height"] for call in explorer._draw.calls] == [1, 2, 4, 5, 5]  # the last by `render` above
-    assert explorer._figure is None and explorer._later is None
+    assert picture(explorer) == explorer.render()
+    heights = [call["height"] for call in explorer._draw.calls]
+    assert heights == [1, 2, 4, 5, 5, 5]  # one sharp picture for three changes; the last was drawn by `render` above
 
 
-def test_an_exception_while_a_sharp_picture_waits_keeps_the_picture(explorer, monkeypatch):
-    monkeypatch.setattr("fmlib.explorers._explorer.PAUSE", 0.05)
+def test_an_exception_takes_the_place_of_a_sharp_picture_that_waits(explorer, monkeypatch):
+    monkeypatch.setattr("fmlib.explorers._explorer.PAUSE", 0.01)
 
     async def move():
         explorer._controls["height"].value = 2
@@ -118,6 +117,13 @@ def test_a_play_button_counts_the_steps_of_its_slider(bounds, place, value, tick
     assert button.value == button.max
     button.value = 0
     assert moving.value == bounds[0]
+
+
+def test_a_slider_moved_to_a_rounding_error_draws_once():
+    moving, calls = explorers.slider("time t", 0.0, 1.0, 0.1, 0.0), []
+    explorer = explorers.Explorer(lambda figure, t: calls.append(t), {"t": moving}, size=(1, 1))
+    moving.value = 0.1 + 0.2
+    assert calls == [0, 0.1 + 0.2] and explorer.children[0].children[0].value == 3
 
 
 def test_a_coordinate_has_no_play_button():
@@ -151,7 +157,7 @@ def test_moved_controls_leave_no_figures_behind():
             explorer._controls["height"].value = height
 
     asyncio.run(move())
-    assert len(figures) == 41 and sum(figure() is not None for figure in figures[1:]) == 1  # it waits to be sharpened
+    assert len(figures) == 41 and sum(figure() is not None for figure in figures[1:]) == 0
 
 
 def test_an_exception_of_the_first_frame_is_raised():
