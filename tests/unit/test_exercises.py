@@ -2,6 +2,7 @@
 
 import ast
 import contextlib
+import copy
 import gc
 import json
 import os
@@ -21,7 +22,7 @@ import pytest
 import torch
 
 from fmlib import _rich, exercises
-from fmlib.exercises import ____, _limits, _progress
+from fmlib.exercises import ____, _limits, _progress, _wording
 from fmlib.exercises._blank import Blank, holds_blank
 from fmlib.exercises._questions import Choice, Function, Number, Wrong
 
@@ -83,6 +84,8 @@ def test_a_notebook_is_given_both_forms(shell, capsys):
     assert published(shell) == [{"text/plain": "two", "text/html": "<b>two</b>"}] and not capsys.readouterr().out
 
 
+FIRST = {True: "Run this cell and click the letter of your answer", False: "Replace ____ by your answer and run"}
+
 # ---- each exercise ---------------------------------------------------------------------------------------------------
 
 
@@ -91,7 +94,7 @@ def test_the_reference_solution_passes(q, capsys):
     names = {"torch": torch, "____": ____, "exercises": exercises}
     exec(q.answer_code, names)  # the whole cell, as a solved notebook has it
     assert capsys.readouterr().out.startswith("Correct. ")
-    assert names["q"] is q
+    assert names[q.name] is q
 
 
 @by_key
@@ -145,21 +148,27 @@ def test_a_wrong_answer_is_known_however_it_is_written(key, source, part, capsys
 def test_the_start_is_not_attempted(q, capsys):
     names = {"torch": torch, "____": ____, "exercises": exercises}
     exec(q.start, names)
-    out = capsys.readouterr().out
-    assert f"Exercise {q.number} is open. Replace ____" in out.replace("\n", " ")
+    assert f"Exercise {q.number} is open. {FIRST[type(q) is Choice]}" in capsys.readouterr().out.replace("\n", " ")
     assert q.check().kind == q.check(____).kind == q.check(None).kind == "not attempted"
 
 
 @by_key
 def test_texts_are_in_form(q):
     assert getattr(getattr(exercises, q.key.split(".")[0]), q.key.split(".")[1]) is q
-    assert q.task in ("predict", "complete", "break it") and len(q.hints) >= 2
+    assert q.task in ("predict", "complete", "write", "find the bug", "break it") and len(q.hints) >= 2
     assert 2 <= len(re.findall(r"[.?)](?:\s|$)", q.why)) <= 7
     for text in (q.start, q.answer_code):
         lines = text.split("\n")
         assert len(lines) <= 20 and max(map(len, lines)) <= 88
-        assert lines[0] == f"q = exercises.{q.key}" and lines[-1] == "q.check(answer)"
-    assert "____" in q.given and "____" not in q.reference
+        assert lines[0] == f"{q.name} = exercises.{q.key}" and "____" not in q.reference
+    if isinstance(q, Choice):
+        assert [q.start.split("\n")[1:], q.answer_code.split("\n")[1:]] == [
+            [f"{q.name}.ask()"],
+            [f'{q.name}.check("{q.right}")'],
+        ]
+    else:
+        assert lines[-1] == f"{q.name}.check(answer)" and q.start.endswith("\n" + lines[-1])
+        assert ("____" in q.given) == (q.task != "find the bug") and q.given != q.reference
     prose = " ".join(text for text in [q.question, q.after, q.why, *q.hints] if text)
     assert "!" not in prose and "  " not in prose and prose.isascii()
 
@@ -199,11 +208,11 @@ def test_hopeless_answers_get_a_sentence(q, capsys):
         assert "0x" not in out and "Traceback" not in out
 
 
-def test_the_course_has_three_to_six_exercises_a_notebook_numbered_in_order():
+def test_the_course_has_three_to_nine_exercises_a_notebook_numbered_in_order():
     assert len({q.number for q in EVERY}) == len({q.key for q in EVERY}) == len(EVERY)
     for chapter, module in enumerate(exercises.TITLES, start=1):
         here = [q.number for q in EVERY if q.key.startswith(module + ".")]
-        assert 3 <= len(here) <= 6 and here == [f"{chapter}.{k + 1}" for k in range(len(here))]
+        assert 3 <= len(here) <= 9 and here == [f"{chapter}.{k + 1}" for k in range(len(here))]
 
 
 # ---- what a wrong function is told -----------------------------------------------------------------------------------
@@ -646,6 +655,81 @@ def test_output_is_wrapped_but_code_is_not(capsys):
         assert max(map(len, capsys.readouterr().out.split("\n"))) <= 88
 
 
+# ---- a choice by its buttons -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def fresh(monkeypatch):
+    """The choice, not answered yet."""
+    monkeypatch.setattr(choice, "_answers", [])
+    return choice
+
+
+def asked(q, shell):
+    """The buttons by letter, and the place of the feedback, that `ask` displays."""
+    from ipywidgets.widgets.widget import _instances
+
+    q.ask()
+    (bundle,) = published(shell)
+    box = _instances[bundle["application/vnd.jupyter.widget-view+json"]["model_id"]]
+    row, feedback = box.children
+    return {button.description: button for button in row.children}, feedback, bundle
+
+
+def test_a_click_is_answered_like_a_letter(fresh, shell):
+    buttons, feedback, bundle = asked(fresh, shell)
+    assert list(buttons) == list("abcd") and buttons["a"].tooltip == "a: before t=0.25" and feedback.value == ""
+    reason = fresh.options["a"][1]
+    for text in (bundle["text/plain"], bundle["text/html"]):
+        assert "Exercise 1.2 is open. " in text and 'q1_2.check("a")' in text and reason[:20] not in text
+    buttons["a"].click()
+    assert "Not yet" in feedback.value and reason[:60] in feedback.value and buttons["a"].button_style
+    assert "Your answer is a. It is kept as your first." in feedback.value
+    buttons["c"].click()
+    assert "Correct" in feedback.value and "Your answer is now c, and your first was a." in feedback.value
+    assert [letter for letter, button in buttons.items() if button.button_style] == ["c"]
+    buttons["a"].click()
+    assert "now a, as at first. You have found the right one, c, before." in feedback.value
+    assert json.loads(_progress.path().read_text())["done"] == {"1.2": "basics.three_bumps"}
+    assert published(shell) == []  # all is in the widgets, which a saved notebook keeps
+
+
+def test_the_first_answer_is_kept_when_the_cell_runs_again(fresh, shell):
+    asked(fresh, shell)[0]["b"].click()
+    buttons, feedback, _ = asked(fresh, shell)
+    assert feedback.value == ""
+    buttons["b"].click()
+    assert "Your answer is now b, as at first." in feedback.value
+
+
+def test_check_answers_in_a_cell_as_a_click_does(fresh, capsys):
+    fresh.check("(B)")
+    assert capsys.readouterr().out.endswith("Your answer is b. It is kept as your first.\n")
+    for other in ("x", "e", 3, ____, None):
+        fresh.check(other)
+        assert "Your answer" not in capsys.readouterr().out
+    fresh.check("c")
+    assert "now c, and your first was b.\n" in capsys.readouterr().out
+
+
+def test_a_click_that_fails_says_so(fresh, shell, monkeypatch):
+    buttons, feedback, _ = asked(fresh, shell)
+    with monkeypatch.context() as patch:
+        patch.setattr(_progress, "record", lambda *_: 1 / 0)
+        buttons["c"].click()
+    assert "could not be answered (ZeroDivisionError" in feedback.value and "Traceback" not in feedback.value
+    buttons["c"].click()
+    assert "Correct" in feedback.value
+
+
+@pytest.mark.parametrize("missing", [True, False])
+def test_without_widgets_the_text_says_how_to_answer(missing, fresh, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ipywidgets", None) if missing else None
+    fresh.ask()
+    out = capsys.readouterr().out.replace("\n", " ")
+    assert "Exercise 1.2 is open. " in out and 'write q1_2.check("a")' in out
+
+
 # ---- choices and numbers ---------------------------------------------------------------------------------------------
 
 
@@ -655,7 +739,7 @@ def test_a_letter_may_be_written_in_several_ways(answer, capsys):
 
 
 def test_a_choice_that_is_none(capsys):
-    assert 'such as answer = "a"' in choice.check(3).message
+    assert 'such as q1_2.check("a")' in choice.check(3).message
     assert "There is no option 'e'" in choice.check("e").message
     for answer in ("", "cc", "b or c", "optionc", "not c", "option", "c d"):
         assert "There is no option" in choice.check(answer).message, answer
@@ -708,7 +792,7 @@ def test_hints_go_step_by_step(capsys, monkeypatch):
     assert capsys.readouterr().out.startswith(f"Hint 3 of {count}")
     for bad in (0, -1, "2", 1.5, True):
         q.hint(bad)
-        assert "by its number, q.hint(1) to q.hint(3)" in capsys.readouterr().out
+        assert "by its number, q3_2.hint(1) to q3_2.hint(3)" in capsys.readouterr().out
     q.hint(99)
     assert "no further hint" in capsys.readouterr().out
 
@@ -717,7 +801,54 @@ def test_solution_shows_code_and_why(capsys):
     velocity.solution()
     out = capsys.readouterr().out
     assert out.startswith("def answer(x_0, x_1, t):\n    return x_1 - x_0\n\nThe derivative of")
-    assert repr(velocity) == "Exercise 1.1: q.check(answer), q.hint(), q.solution()"
+    assert repr(velocity) == "Exercise 1.1: q1_1.check(answer), q1_1.hint(), q1_1.solution()"
+    assert repr(choice) == "Exercise 1.2: q1_2.ask(), q1_2.hint(), q1_2.solution()"
+    choice.solution()
+    assert capsys.readouterr().out.startswith("c: between $t=0.5$ and $t=0.75$\n\nGiven its component")
+
+
+# ---- feedback as HTML ------------------------------------------------------------------------------------------------
+
+
+def test_feedback_is_marked_by_a_word_and_a_colour_of_its_own(shell):
+    velocity.check(answer_of(velocity.reference))
+    velocity.check(velocity.wrongs[0].answer)
+    velocity.check(answer_of(FUNCTION + "    raise ValueError('a < b & c')"))
+    velocity.check()
+    velocity.hint(1)
+    velocity.solution()
+    shown = published(shell)
+    badge = r'<b style="background-color:(#\w+);color:#ffffff[^>]*>(.*?)</b>'
+    heads = [re.search(badge, bundle["text/html"]) for bundle in shown]
+    assert [head[2] for head in heads] == ["Correct", "Not yet", "Error", "Open", "Hint 1 of 2", "Solution"]
+    assert len({head[1] for head in heads}) == 5  # a hint and a solution look alike
+    assert "ValueError: a &lt; b &amp; c" in shown[2]["text/html"] and "a < b & c" in shown[2]["text/plain"]
+    assert shown[0]["text/plain"].startswith("Correct. The derivative") and "<" not in shown[1]["text/plain"]
+    assert "def answer(x_0, x_1, t):\n    return x_1 - x_0</pre>" in shown[5]["text/html"]
+
+
+@pytest.mark.parametrize(
+    "text, html",
+    [
+        ("a < b & c", "a &lt; b &amp; c"),
+        ("so $x_0 < *y*$ and `a*b*c <`", "so $x_0 &lt; *y*$ and <code>a*b*c &lt;</code>"),
+        ("*behind* the 2 * a * b", "<em>behind</em> the 2 * a * b"),
+        ("one\ntwo", "one<br>two"),
+        ("one:\n    x = 1\ntwo", 'one:\n<pre style="margin:6px 0;padding:0">x = 1</pre>\ntwo'),
+    ],
+)
+def test_prose_becomes_html(text, html):
+    assert _wording.marked_up(text) == html
+
+
+def test_the_colours_can_be_read():
+    def light(colour):
+        parts = [int(colour[k : k + 2], 16) / 255 for k in (1, 3, 5)]
+        linear = [p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    for colour in (_wording.GREEN, _wording.AMBER, _wording.RED, _wording.GREY, _wording.BLUE):
+        assert 1.05 / (light(colour) + 0.05) >= 4.5, colour  # white on it, as WCAG 2 asks
 
 
 # ---- the blank -------------------------------------------------------------------------------------------------------
@@ -783,8 +914,8 @@ def test_a_notebook_holds_its_exercises_as_they_start(path):
         cell = notebook.cells[places[name]]
         assert cell.source == q.start and cell.metadata["tags"] == ["exercise"]
         assert notebook.cells[places[name] - 1].source == q.markdown
-        shown = "".join(output.text for output in cell.outputs)
-        assert f"Exercise {q.number} is open. Replace ____" in shown.replace("\n", " ")
+        shown = "".join(output.data["text/html"] for output in cell.outputs)
+        assert f"Exercise {q.number} is open. " in shown or cell.execution_count is None  # not run yet, as handed out
     sources = "\n".join(cell.source for cell in notebook.cells)
     assert sources.count("**Exercise ") == len(here)
     setup = next(cell.source for cell in notebook.cells if cell.cell_type == "code")
@@ -793,7 +924,7 @@ def test_a_notebook_holds_its_exercises_as_they_start(path):
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
 def test_no_other_cell_reads_what_an_exercise_cell_defines(path):
-    defined = {"q", "answer", "math"}
+    defined = {"answer", "math", *(q.name for q in EVERY)}
     for cell in nbformat.read(path, as_version=4).cells:
         if cell.cell_type != "code" or "exercise" in cell.metadata.get("tags", []):
             continue
@@ -810,6 +941,25 @@ def test_solved_fills_in_every_reference_and_leaves_the_rest():
     assert [cell.source for cell in notebook.cells] == before
     changed = {new.id: new.source for old, new in zip(notebook.cells, solved.cells, strict=True) if old != new}
     assert set(changed.values()) == {q.answer_code for q in EVERY if q.number.startswith("1.")}
+
+
+def test_written_brings_an_old_notebook_up_to_date():
+    notebook = nbformat.read(NOTEBOOKS[0], as_version=4)
+    old = copy.deepcopy(notebook)
+    places = {cell.id: k for k, cell in enumerate(old.cells)}
+    k = places["exercise-1-1-check"]
+    stale = nbformat.v4.new_output("stream", name="stdout", text="old")
+    old.cells[k - 1].source, old.cells[k].source, old.cells[k].outputs = "old", "q = old", [stale]
+    new = exercises.written(old)
+    assert [cell.source for cell in new.cells] == [cell.source for cell in notebook.cells]
+    assert not new.cells[k].outputs and old.cells[k].source == "q = old"
+    del old.cells[k - 1]
+    with pytest.raises(ValueError, match="above the cell exercise-1-1-check"):
+        old.cells[k - 2].cell_type = "code"
+        exercises.written(old)
+    old.cells[k - 1].id = "exercise-1-99-check"
+    with pytest.raises(KeyError):
+        exercises.written(old)
 
 
 # ---- imports ---------------------------------------------------------------------------------------------------------
@@ -835,7 +985,8 @@ def test_references_do_not_come_from_what_the_learner_could_call():
     for path in (ROOT / "fmlib" / "exercises").glob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.ImportFrom) and node.module.startswith("fmlib"):
-                assert node.module.startswith("fmlib.exercises"), path.name
+                module = [f"fmlib.{alias.name}" for alias in node.names] if node.module == "fmlib" else [node.module]
+                assert all(m.startswith(("fmlib.exercises", "fmlib._rich")) for m in module), path.name
 
 
 # ---- progress --------------------------------------------------------------------------------------------------------
