@@ -12,6 +12,7 @@ import re
 from fmlib.exercises import _progress, basics, bregman, gaussian, kinetic, marginalization
 from fmlib.exercises._blank import ____
 from fmlib.exercises._questions import Exercise, Outcome
+from fmlib.exercises._reveal import reveal
 
 TITLES = {
     "basics": "Flow matching basics",
@@ -21,7 +22,7 @@ TITLES = {
     "gaussian": "Affine and Gaussian paths",
 }
 __all__ = ["____", "Exercise", "Outcome", "basics", "bregman", "gaussian", "kinetic", "marginalization", "every"]
-__all__ += ["progress", "solved", "written"]
+__all__ += ["progress", "progress_line", "reveal", "solved", "written"]
 
 
 def every() -> list[Exercise]:
@@ -33,6 +34,11 @@ def every() -> list[Exercise]:
 def progress() -> None:
     """Print which exercises are done, in each notebook and in the course. `check` remembers a right answer."""
     print(_progress.table(every(), TITLES))
+
+
+def progress_line() -> str:
+    """The same in one line, to be posted in a chat: "fmlib: 12 of 31 exercises done (1: 4/8, ...)"."""
+    return _progress.line(every(), TITLES)
 
 
 def solved(notebook):

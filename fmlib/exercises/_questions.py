@@ -198,6 +198,9 @@ class Exercise:
         """The explanation of a right answer; raises Verdict for any other."""
         raise NotImplementedError
 
+    def _prepare(self) -> None:
+        """What must not count as the learner's time."""
+
     def _judge_safely(self, answer) -> Outcome:
         def judged() -> str:
             if answer is None or holds_blank(answer):
@@ -206,6 +209,7 @@ class Exercise:
 
         try:
             with _limits.undisturbed():
+                self._prepare()
                 return Outcome(CORRECT, _limits.within(_limits.SECONDS, judged))
         except Verdict as verdict:
             return verdict.outcome
@@ -373,9 +377,10 @@ class Code(Exercise):
     def _examine(self, answer: Callable) -> None:
         raise NotImplementedError
 
-    def _call(self, answer: Callable, arguments: tuple) -> Tensor:
-        """The tensor that `answer` returns; raises Verdict if it is none, or if it raises or changes its input."""
-        given = tuple(a.clone() if is_tensor(a) else copy.copy(a) for a in arguments)
+    def _run(self, answer: Callable, arguments: tuple):
+        """What `answer` returns; raises Verdict if it raises, holds a blank, or changes a tensor that it is given."""
+        trained = (torch.nn.Module, torch.optim.Optimizer)  # these are there to be changed
+        given = tuple(a.clone() if is_tensor(a) else a if isinstance(a, trained) else copy.copy(a) for a in arguments)
         uses = Blank.uses
         try:
             value = answer(*given)
@@ -394,6 +399,11 @@ class Code(Exercise):
                     f"Your function changes its input {name} in place, as `{name} += ...` does. The caller still needs "
                     f"it: write {name} = {name} + ... or use a new name.",
                 )
+        return value
+
+    def _call(self, answer: Callable, arguments: tuple) -> Tensor:
+        """The tensor that `answer` returns; raises Verdict if it is none, and wherever `_run` does."""
+        value = self._run(answer, arguments)
         if value is None:
             raise Verdict(WRONG, "Your function returns None. Is a `return` missing?")
         if not is_tensor(value):
