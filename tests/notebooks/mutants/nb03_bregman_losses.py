@@ -2,7 +2,7 @@
 
 from tests.notebooks.mutants import Cell, Library
 
-RIGHT_FLOW = "lambda x, t: (x_1(x, t) - x) / (1 - t), x_0, steps=20"
+RIGHT_FLOW = 'follow(conditional["square"], noise, every=10)'
 GENERATED = 'generated[name] = sample(field, x_0, steps=40, method="euler").cpu()'
 SHAPELESS = "digits.gather(0, torch.randint(len(digits), (2000, 64)))"
 COPIES = "digits[torch.randint(len(digits), (2000,))]"
@@ -51,17 +51,22 @@ MUTANTS = [
         "scale=1.0",
         "scale=1 / 1.15",
         "posterior weights at temperature 1.15",
-        at="flow-exact-moments-code",
+        at="flow-exact-code",
     ),
     Cell(
-        "flow-exact-moments-code",
-        "(lambda x, t: (cond",
-        "(lambda x, t: 0.99 * (cond",
+        "flow-exact-code",
+        RIGHT_FLOW,
+        RIGHT_FLOW.replace('conditional["square"]', "lambda x, t: x + 0.99 * (path.x_1(x, t) - x)"),
         "a velocity 0.99 times too small",
     ),
-    Cell("flow-exact-code", "heap < 0.5", "heap < 0.45", "a quantile at 0.45 for the median"),
-    Cell("flow-exact-code", "(path.data).log()", "(path.data).sqrt()", "a mean of roots for one of logarithms"),
-    Cell("flow-exact-code", RIGHT_FLOW, RIGHT_FLOW.replace("x_0", "0.9 * x_0"), "the flow starts from less noise"),
+    Cell("opening-points", "below < 0.5", "below < 0.45", "a quantile at 0.45 for the median"),
+    Cell("opening-points", "(path.data).log()", "(path.data).sqrt()", "a mean of roots for one of logarithms"),
+    Cell("flow-exact-code", RIGHT_FLOW, RIGHT_FLOW.replace("noise", "0.9 * noise"), "the flow starts from less noise"),
+    Cell("majority-code", "median_of(other)", "other.x_1", "the mean for the median, at other weights"),
+    Cell(
+        "twice-code", "F.softplus(z) - m", "F.softplus(z) - 1.02 * m", "one sigmoid, towards 1.02 times the intensity"
+    ),
+    Cell("one-hot-code", ".abs().pow(power)", ".abs().pow(3 - power)", "the two losses exchanged"),
     Cell(
         "flow-train-sample",
         "z[k : k + 1].sigmoid()",
