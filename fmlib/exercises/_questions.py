@@ -253,7 +253,7 @@ class Choice(Exercise):
         """Show a button for each option; what `check` says of the one that is clicked appears below them."""
         _, text, html = self._response(____)
         options = {letter: text for letter, (text, _) in self.options.items()}
-        _buttons.show(options, lambda letter: self._response(letter)[2], text, html)
+        _buttons.show(options, lambda letter: self._response(letter)[1:], text, html)
 
     def _options(self) -> str:
         return "\n".join(f"- **{letter}**: {text}" for letter, (text, _) in self.options.items())

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from fmlib import _rich
 from fmlib.exercises import _wording
 
+WIDGET = "application/vnd.jupyter.widget-view+json"
 PICTURE = '<img alt="{}" src="data:image/png;base64,{}" style="max-width:100%">'
 BOX = (
     '<details style="border:1px solid #8a8f98;border-radius:4px;padding:4px 10px;margin:4px 0">'
@@ -118,21 +119,24 @@ def _html(bundle: dict, alt: str) -> str:
     for kind in ("text/latex", "text/markdown"):
         if kind in bundle:
             return f"<p>{_wording.marked_up(bundle[kind])}</p>"
-    return _wording.code(_plain(bundle).rstrip("\n"))
+    return _wording.code(_plain(bundle).rstrip("\n")) if _plain(bundle) else ""
 
 
 def _plain(bundle: dict) -> str:
-    """The lines of a bundle; none for a picture, whose text is only the size of it."""
+    """The lines of a bundle; none for a picture or a widget, whose text is only the size or source of it."""
     if "stdout" in bundle:
         return bundle["stdout"]
-    return "" if "image/png" in bundle else bundle.get("text/plain", "") + "\n"
+    return "" if bundle.keys() & {"image/png", WIDGET} else bundle.get("text/plain", "") + "\n"
 
 
 def _drawn(figure) -> str:
-    """The figure as a PNG in base 64, cut to what is on it, as a notebook shows it."""
-    buffer = io.BytesIO()
+    """The figure as a PNG in base 64, cut to what is on it, with 256 colours: a third of the bytes in the notebook."""
+    from PIL import Image
+
+    buffer, small = io.BytesIO(), io.BytesIO()
     figure.savefig(buffer, format="png", bbox_inches="tight")
-    return base64.b64encode(buffer.getvalue()).decode()
+    Image.open(buffer).convert("RGB").quantize(256, dither=Image.Dither.NONE).save(small, "PNG", optimize=True)
+    return base64.b64encode(small.getvalue()).decode()
 
 
 def _replay(bundle: dict, publisher) -> None:

@@ -14,6 +14,9 @@ from fmlib.exercises._blank import is_tensor
 # White on these reads well, and they show on a light page and on a dark one
 GREEN, AMBER, RED, GREY, BLUE = "#1a7f37", "#9a5b00", "#b3261e", "#5f6670", "#0b62b5"
 
+CODE = r"`[^`]+`|q\d+_\d+\.\w+\([^()]*\)"  # what stands between backticks, and such as q1_2.check("a")
+PHRASES = rf"({CODE}|\$[^$]+\$)"
+
 
 def described(value) -> str:
     """What sort of thing `value` is: "a tensor of shape (2,)", "a string in quotes", "a list"."""
@@ -95,7 +98,7 @@ def marked_up(text: str) -> str:
         if line.startswith(" "):
             lines.append(code(line.strip()))
         elif line:
-            lines.append("".join(_phrase(part) for part in re.split(r"(`[^`]+`|\$[^$]+\$)", line)))
+            lines.append("".join(_phrase(part) for part in re.split(PHRASES, line)))
     return re.sub(r"(?<!</pre>)\n(?!<pre)", "<br>", "\n".join(lines))
 
 
@@ -106,8 +109,8 @@ def code(text: str) -> str:
 
 def _phrase(text: str) -> str:
     escaped = html.escape(text, quote=False)
-    if text.startswith("`"):
-        return f"<code>{escaped[1:-1]}</code>"
+    if re.fullmatch(CODE, text):
+        return f"<code>{escaped.strip('`')}</code>"
     if text.startswith("$"):
         return escaped
     return re.sub(r"(?<![\w*])\*([A-Za-z](?:[\w -]*\w)?)\*(?![\w*])", r"<em>\1</em>", escaped)

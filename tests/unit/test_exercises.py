@@ -673,40 +673,60 @@ def fresh(monkeypatch):
 
 
 def asked(q, shell):
-    """The buttons by letter, and the place of the feedback, that `ask` displays."""
+    """The buttons by letter, and what `ask` says below them."""
     from ipywidgets.widgets.widget import _instances
 
     q.ask()
+    row, said = published(shell)
+    box = _instances[row["application/vnd.jupyter.widget-view+json"]["model_id"]]
+    assert row["text/plain"] == ""
+    return {button.description: button for button in box.children}, said
+
+
+def said_on_click(button, shell) -> str:
+    """What a click puts in the place of what was said before."""
+    before = shell.display_pub.outputs.copy()
+    button.click()
+    (output,) = shell.display_pub.outputs[len(before) :]
     (bundle,) = published(shell)
-    box = _instances[bundle["application/vnd.jupyter.widget-view+json"]["model_id"]]
-    row, feedback = box.children
-    return {button.description: button for button in row.children}, feedback, bundle
+    assert output["update"] and "fmlib-feedback" in bundle["text/html"]
+    return bundle["text/html"]
 
 
 def test_a_click_is_answered_like_a_letter(fresh, shell):
-    buttons, feedback, bundle = asked(fresh, shell)
-    assert list(buttons) == list("abcd") and buttons["a"].tooltip == "a: before t=0.25" and feedback.value == ""
+    buttons, said = asked(fresh, shell)
+    assert list(buttons) == list("abcd") and buttons["a"].tooltip == "a: before t=0.25"
     reason = fresh.options["a"][1]
-    for text in (bundle["text/plain"], bundle["text/html"]):
+    for text in said.values():
         assert "Exercise 1.2 is open. " in text and 'q1_2.check("a")' in text and reason[:20] not in text
-    buttons["a"].click()
-    assert "Not yet" in feedback.value and reason[:60] in feedback.value and buttons["a"].button_style
-    assert "Your answer is a. It is kept as your first." in feedback.value
-    buttons["c"].click()
-    assert "Correct" in feedback.value and "Your answer is now c, and your first was a." in feedback.value
+    told = said_on_click(buttons["a"], shell)
+    assert "Not yet" in told and reason[:60] in told and buttons["a"].button_style
+    assert "Your answer is a. It is kept as your first." in told
+    told = said_on_click(buttons["c"], shell)
+    assert "Correct" in told and "Your answer is now c, and your first was a." in told
     assert [letter for letter, button in buttons.items() if button.button_style] == ["c"]
-    buttons["a"].click()
-    assert "now a, as at first. You have found the right one, c, before." in feedback.value
+    told = said_on_click(buttons["a"], shell)
+    assert "now a, as at first. You have found the right one, c, before." in told
     assert json.loads(_progress.path().read_text())["done"] == {"1.2": "basics.three_bumps"}
-    assert published(shell) == []  # all is in the widgets, which a saved notebook keeps
+
+
+def test_what_is_said_has_one_place_for_each_time_the_cell_runs(fresh, shell):
+    fresh.ask()
+    fresh.ask()
+    places = [output["transient"]["display_id"] for output in shell.display_pub.outputs if output["transient"]]
+    assert len(set(places)) == 2
+    published(shell)
+    buttons, _ = asked(fresh, shell)
+    buttons["b"].click()
+    buttons["b"].click()
+    assert len({output["transient"]["display_id"] for output in shell.display_pub.outputs}) == 1
 
 
 def test_the_first_answer_is_kept_when_the_cell_runs_again(fresh, shell):
-    asked(fresh, shell)[0]["b"].click()
-    buttons, feedback, _ = asked(fresh, shell)
-    assert feedback.value == ""
-    buttons["b"].click()
-    assert "Your answer is now b, as at first." in feedback.value
+    said_on_click(asked(fresh, shell)[0]["b"], shell)
+    buttons, said = asked(fresh, shell)
+    assert " is open. " in said["text/plain"]
+    assert "Your answer is now b, as at first." in said_on_click(buttons["b"], shell)
 
 
 def test_check_answers_in_a_cell_as_a_click_does(fresh, capsys):
@@ -720,13 +740,12 @@ def test_check_answers_in_a_cell_as_a_click_does(fresh, capsys):
 
 
 def test_a_click_that_fails_says_so(fresh, shell, monkeypatch):
-    buttons, feedback, _ = asked(fresh, shell)
+    buttons, _ = asked(fresh, shell)
     with monkeypatch.context() as patch:
         patch.setattr(_progress, "record", lambda *_: 1 / 0)
-        buttons["c"].click()
-    assert "could not be answered (ZeroDivisionError" in feedback.value and "Traceback" not in feedback.value
-    buttons["c"].click()
-    assert "Correct" in feedback.value
+        told = said_on_click(buttons["c"], shell)
+    assert "could not be answered (ZeroDivisionError" in told and "Traceback" not in told
+    assert "Correct" in said_on_click(buttons["c"], shell)
 
 
 @pytest.mark.parametrize("missing", [True, False])
@@ -881,6 +900,7 @@ def test_a_right_step_is_right_however_it_is_written(source, capsys, monkeypatch
         ("network(x_t, t)", "network(x_t, t).detach()", "error", "The loss is cut off from the network"),
         ("sum(1).mean()", "sum(1)", "error", "take the mean over the batch"),
         (LINES[4], LINES[4] + "\n" + LINES[4], "error", "Compute the loss anew"),
+        ("loss.backward()", "(loss + network.out.sum()).backward()", "wrong", "its gradient is not. Is a part of it"),
         (".sum(1).mean()", ".mean()", "wrong", "0.5 times as long"),
         (".sum(1).mean()", ".sum()", "wrong", "5 times as long"),
         (".sum(1).mean()", ".sum(1).mean().neg()", "wrong", "exactly the wrong way"),
@@ -953,10 +973,12 @@ def test_the_code_with_the_bug_is_open_until_it_is_changed(capsys, monkeypatch):
     assert "Exercise 9.3 is open. This is still the code as given" in capsys.readouterr().out
     changed = q.check(answer_of(given.replace("square()", "square().clone()")))
     assert changed.kind == "wrong" and "Is zero_grad() missing" in changed.message
+    for other in (given.replace("x_1 - x_0", "x_1 - 2 * x_0"), given.replace("square", "abs")):
+        assert q.check(answer_of(other)).kind == "wrong"
     assert q.check(answer_of(STEP)).kind == "correct"
-    halved = replace(velocity, given=velocity.wrongs[0].source, task="find the bug")
-    assert halved.check(velocity.wrongs[0].answer).kind == "not attempted"
-    assert halved.check(answer_of("answer = lambda x_0, x_1, t: -x_1 + x_0")).kind == "wrong"
+    halved = replace(velocity, given="def answer(x_0, x_1, t):\n    return 0.5 * (x_1 - x_0)", task="find the bug")
+    assert halved.check(answer_of(halved.given)).kind == "not attempted"
+    assert halved.check(answer_of(halved.given.replace("0.5", "2"))).kind == "wrong"  # another constant, another bug
 
 
 def test_an_unwritten_step_is_open(capsys):
@@ -990,6 +1012,7 @@ def test_feedback_is_marked_by_a_word_and_a_colour_of_its_own(shell):
         ("a < b & c", "a &lt; b &amp; c"),
         ("so $x_0 < *y*$ and `a*b*c <`", "so $x_0 &lt; *y*$ and <code>a*b*c &lt;</code>"),
         ("*behind* the 2 * a * b", "<em>behind</em> the 2 * a * b"),
+        ('q1_2.check("a") or q1_2', '<code>q1_2.check("a")</code> or q1_2'),
         ("one\ntwo", "one<br>two"),
         ("one:\n    x = 1\ntwo", 'one:\n<pre style="margin:6px 0;padding:0">x = 1</pre>\ntwo'),
     ],
@@ -1011,10 +1034,10 @@ def test_the_colours_can_be_read():
 # ---- reveal ----------------------------------------------------------------------------------------------------------
 
 
-def sizes(bundle: dict) -> list[tuple[int, int]]:
-    """The sizes of the pictures inside a box."""
+def pictures(bundle: dict) -> list[Image.Image]:
+    """The pictures inside a box."""
     found = re.findall(r'src="data:image/png;base64,([^"]+)"', bundle["text/html"])
-    return [Image.open(io.BytesIO(base64.b64decode(png))).size for png in found]
+    return [Image.open(io.BytesIO(base64.b64decode(png))) for png in found]
 
 
 def test_reveal_keeps_everything_closed_and_in_its_order(shell, capsys):
@@ -1030,7 +1053,7 @@ def test_reveal_keeps_everything_closed_and_in_its_order(shell, capsys):
     assert capsys.readouterr().out == "" and not plt.get_fignums()
     box = bundle["text/html"]
     assert re.match(r"<details style=[^>]*><summary[^>]*><b>What <em>appears</em> at \$t&lt;1\$</b></summary>", box)
-    assert box.endswith("</details>") and len(sizes(bundle)) == 1
+    assert box.endswith("</details>") and [picture.mode for picture in pictures(bundle)] == ["P"]
     order = ["first &amp; last", "<b>a row</b>", "<code>code</code>", "$x$", "<i>html</i>", "[1, '&lt;']", ">end<"]
     places = [box.index(part) for part in [*order, '<img alt="two &quot;lines&quot;" src=']]
     assert places == sorted(places)
@@ -1046,7 +1069,7 @@ def test_reveal_takes_the_figures_made_in_it_and_no_others(shell):
         assert not plt.get_fignums()
         for _ in range(2):
             plt.figure(figsize=(3, 2), dpi=50).subplots()
-    assert len(sizes(published(shell)[0])) == 2
+    assert len(pictures(published(shell)[0])) == 2
     assert plt.get_fignums() == [1] and plt.gcf() is outside
     plt.close("all")
 
@@ -1061,7 +1084,7 @@ def test_reveal_takes_what_is_shown_inside_it(shell):
         plt.figure(figsize=(3, 2), dpi=50).subplots()
         inline.show()  # what plt.show() is in a notebook
     (bundle,) = published(shell)
-    assert len(sizes(bundle)) == 1 and "Figure" not in bundle["text/plain"] and plt.get_fignums() == [1]
+    assert len(pictures(bundle)) == 1 and "Figure" not in bundle["text/plain"] and plt.get_fignums() == [1]
     inline.show()  # as at the end of the cell: the figure from outside is still to come
     assert [set(b) for b in published(shell)] == [{"text/plain", "image/png"}] and not plt.get_fignums()
 
@@ -1076,7 +1099,17 @@ def test_an_update_replaces_what_was_displayed(shell):
         display(HTML("after"))
         handle.update(HTML("new"))
     (bundle,) = published(shell)
-    assert "<summary" in bundle["text/html"] and bundle["text/html"].endswith("newafter</details>")
+    assert "<summary" in bundle["text/html"] and bundle["text/html"].endswith("</b></summary>newafter</details>")
+
+
+def test_a_widget_is_shown_as_its_picture_or_not_at_all(shell):
+    widget = {"application/vnd.jupyter.widget-view+json": {"model_id": "x"}, "text/plain": "Explorer(children=..."}
+    with exercises.reveal("boxed"):
+        shell.display_pub.publish(widget)
+        shell.display_pub.publish({**widget, "image/png": "aGFsbG8=\n"})
+    (bundle,) = published(shell)
+    assert 'src="data:image/png;base64,aGFsbG8="' in bundle["text/html"] and bundle["text/html"].count("<img") == 1
+    assert "Explorer" not in "".join(bundle.values()) and "<pre" not in bundle["text/html"]
 
 
 def test_an_exception_passes_and_leaves_open_what_came_before(shell, capsys):
