@@ -38,7 +38,7 @@ help:
 install: $(VENV)/.course
 
 lab: $(VENV)/.course
-	$(BIN)/python -m jupyter lab $(LAB_FLAGS) notebooks/01_basics.ipynb
+	$(BIN)/python -m jupyter lab --LabApp.app_settings_dir=notebooks/lab $(LAB_FLAGS) notebooks/01_basics.ipynb
 
 test: test-unit test-notebooks test-browser
 
@@ -57,7 +57,7 @@ test-browser: $(VENV)/.dev
 	$(ONE_THREAD) $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile -o addopts= tests/browser
 
 run: $(VENV)/.dev
-	$(BIN)/python tests/notebooks/run.py $(NOTEBOOKS)
+	$(BIN)/python -m tests.notebooks.run $(NOTEBOOKS)
 
 mutants: $(VENV)/.dev
 	$(ONE_THREAD) $(BIN)/python -m tests.notebooks.mutate $(NOTEBOOKS)

@@ -61,3 +61,15 @@ def caption(paragraph: str) -> str:
 def pictures(cell) -> list[str]:
     """The pictures among the outputs of a code cell, as base64 of a PNG."""
     return [output.data["image/png"] for output in cell.outputs if "image/png" in output.get("data", {})]
+
+
+def minutes() -> dict[str, tuple[str, str]]:
+    """The minutes that each notebook takes and what one sees in it, by file name: from the table of the README."""
+    rows = re.findall(r"^\| \[[^]]*\]\(notebooks/(\S+)\) \| (\d+) \| (.*) \|$", (ROOT / "README.md").read_text(), re.M)
+    return {name: (number, text) for name, number, text in rows}
+
+
+def explorers(notebook) -> dict[str, dict]:
+    """Where the frames of each explorer are and what moves them, as `tests/notebooks/run.py` stored it, by cell."""
+    outputs = ((cell.id, output) for cell in notebook.cells for output in cell.get("outputs", []))
+    return {cell: output.metadata["fmlib"] for cell, output in outputs if "fmlib" in output.get("metadata", {})}

@@ -5,6 +5,6 @@
 """
 
 from fmlib.explorers import basics, kinetic, marginalization
-from fmlib.explorers._explorer import Explorer, choice, slider
+from fmlib.explorers._explorer import FRAMES, Explorer, choice, slider
 
-__all__ = ["Explorer", "basics", "choice", "kinetic", "marginalization", "slider"]
+__all__ = ["FRAMES", "Explorer", "basics", "choice", "kinetic", "marginalization", "slider"]

@@ -1,19 +1,61 @@
 """The widget that all explorers are, and the controls they are made with.
 
-An explorer is displayed as one output that holds both the live widget and its first frame as a PNG, so that a page
-without a kernel still shows a picture.
+An explorer is displayed as two outputs: its first frame as a still picture, and the live widget, which hides the still
+for as long as a kernel answers it. So a page without a kernel, or a notebook that was saved and opened again, shows the
+picture, whatever has become of the widget.
 """
 
+import asyncio
 import base64
 import gc
 import html
 import io
+import itertools
+import os
+import sys
+import uuid
 
 import ipywidgets
 import matplotlib
 import traitlets
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from PIL import Image
+
+FRAMES = "application/vnd.fmlib.frames+json"  # for a page without a kernel; displayed only where FMLIB_FRAMES is set
+LIGHT, FRAME, SHARP = 80, 100, 160  # dots per inch: while a control moves, on a page without a kernel, at rest
+PAUSE = 0.3  # seconds without a change after which the sharp picture is drawn
+
+# Hides the still picture while the widget is there and its kernel answers.
+HIDE = """<style>
+body:not(:has(.fmlib-{id}.jupyter-widgets-disconnected)) .fmlib-still-{id} {{ display: none; }}
+.fmlib-{id}.jupyter-widgets-disconnected {{ display: none; }}
+</style>"""
+# JupyterLab writes "model not found" for a widget without a kernel: the still picture stands for it.
+STILL = """<style>
+.jp-OutputArea-child:has(.fmlib-still) + .jp-OutputArea-child:has(> .jupyter-widgets):not(:has(.fmlib-explorer)) {{
+  display: none; }}
+</style><div class="fmlib-still fmlib-still-{id}"><img style="width: 100%; max-width: 840px" alt="{alt}"
+src="data:image/png;base64,{png}"><p>A stored picture: run the cells up to here to move it.</p></div>"""
+# What ipywidgets leaves out: names of handles and buttons, and the picture's text, for those who listen to the page.
+# An image that has loaded is the one way to a line of script; it waits until the controls stand in the page.
+NAMES = """<img alt="" src="data:image/gif;base64,R0lGODlhAQABAAAAACwAAAAAAQABAAA=" onload="
+let tries = 0;
+const name = (element, text) => { element.setAttribute('aria-label', text); element.title = text; };
+const go = () => {
+  const box = this.closest('.fmlib-explorer'), picture = box?.querySelector('img.widget-image');
+  const sliders = box ? [...box.querySelectorAll('.widget-slider')] : [];
+  if (!picture || sliders.some(s => !s.querySelector('[role=slider]')) || sliders.length < SLIDERS)
+    return void (++tries < 200 && setTimeout(go, 50));
+  picture.alt = picture.title;
+  for (const slider of sliders) {
+    const label = slider.querySelector('.widget-label').textContent;
+    slider.querySelector('[role=slider]').setAttribute('aria-label', label);
+    const [play, stop] = slider.parentElement.querySelectorAll('.widget-play button');
+    if (play) { name(play, 'play or pause: ' + label); name(stop, 'back to the start: ' + label); }
+  }
+};
+go();">"""
 
 
 class _Picture(ipywidgets.Image):
@@ -25,7 +67,8 @@ class Explorer(ipywidgets.VBox):
 
     draw: called with an empty matplotlib Figure and one keyword for each control, named as in `controls`. controls:
     ipywidgets with a description and a value, by name. size: width and height in inches. alt: what the picture shows,
-    for readers who cannot see it. An exception of the first frame is raised, a later one is shown below the picture.
+    for readers who cannot see it. While a control moves the picture is light; when it rests, `draw` is called again for
+    a sharp one. An exception of the first frame is raised, a later one is shown below the picture.
 
     >>> def draw(figure, power):
     ...     figure.subplots().plot(range(5), [x**power for x in range(5)])
@@ -34,38 +77,76 @@ class Explorer(ipywidgets.VBox):
     """
 
     def __init__(self, draw, controls: dict, size: tuple[float, float] = (7, 3.4), alt: str = ""):
-        self._draw, self._controls, self._size = draw, controls, size
-        self.picture = _Picture(format="png", tooltip=alt)
+        self._draw, self._controls, self._size, self._alt = draw, controls, size, alt
+        self._id, self._later = uuid.uuid4().hex[:12], None
+        self.picture = _Picture(format="png", tooltip=alt, layout={"width": "100%", "max_width": "840px"})
         self.problem = ipywidgets.HTML()
         for control in controls.values():
             control.style.description_width = "initial"
             control.layout.width = "95%"
             control.tooltip = control.description
             control.observe(self._redraw, "value")
-        super().__init__([*controls.values(), self.picture, self.problem])
+        sliders = sum(not _is_list(control) for control in controls.values())
+        page = HIDE.format(id=self._id) + NAMES.replace("SLIDERS", str(sliders))
+        page = ipywidgets.HTML(page, layout={"display": "none"})
+        rows = [_with_button(control) if _plays(control) else control for control in controls.values()]
+        super().__init__([*rows, self.picture, self.problem, page])
+        self.add_class("fmlib-explorer").add_class(f"fmlib-{self._id}")
         self.picture.value = self.render()
 
     def render(self) -> bytes:
-        """The picture for the present values of the controls, as PNG bytes."""
+        """The sharp picture for the present values of the controls, as PNG bytes."""
+        return _sharp(self._drawn({}))
+
+    def frames(self, most: int = 24) -> dict:
+        """Pictures along the last two controls that are lists or have a play button; the others stay as they are.
+
+        most: about how many. Returns {"axes": [{"label", "values", "start", "list"}, ...], "frames": [PNG in base64,
+        ...]}, the last axis running fastest: `values` are texts, `start` is the place nearest to the present value,
+        `list` says whether it is a list or a slider.
+        """
+        names = [name for name, control in self._controls.items() if _is_list(control) or _plays(control)][-2:]
+        names.sort(key=lambda name: _plays(self._controls[name]))  # lists first: they take all their values
+        axes, ticks = [], []
+        for name in names:
+            axis, values = _axis(self._controls[name], max(3, most // len(ticks[0])) if ticks else most)
+            axes.append(axis)
+            ticks.append(values)
+        pictures = []
+        for values in itertools.product(*ticks):
+            picture = _png(self._drawn(dict(zip(names, values, strict=True))), FRAME)
+            pictures.append(base64.b64encode(picture).decode())
+        return {"axes": axes, "frames": pictures}
+
+    def _drawn(self, values: dict) -> Figure:
         # For speed: a new figure (clearing the old one takes longer), titles at a set height (else all labels are
         # measured for it), a fixed layout.
         settings = {"axes.titley": 1.0, "figure.constrained_layout.use": False}
-        buffer = io.BytesIO()
         with matplotlib.rc_context(settings):
-            figure = Figure(figsize=self._size, dpi=80)
+            figure = Figure(figsize=self._size)
             FigureCanvasAgg(figure)
-            self._draw(figure, **{name: control.value for name, control in self._controls.items()})
+            self._draw(figure, **{name: control.value for name, control in self._controls.items()} | values)
             figure.subplots_adjust(left=0.1, right=0.98, bottom=0.16, top=0.9, wspace=0.3, hspace=0.4)
-            figure.savefig(buffer, format="png", pil_kwargs={"compress_level": 1})
-        return buffer.getvalue()
+        return figure
 
     def _redraw(self, _change) -> None:
+        """Show a light picture at once, and the sharp one when the controls rest."""
+        if self._later:
+            self._later.cancel()
+        try:
+            self._later = asyncio.get_running_loop().call_later(PAUSE, self._show, self.render)
+        except RuntimeError:  # a plain script, where nobody would come back to it
+            self._show(self.render)
+        else:
+            self._show(lambda: _png(self._drawn({}), LIGHT))
+
+    def _show(self, picture) -> None:
         # A collection amid the drawing would keep the figure among the old objects, until a collection of everything
         # halts the slider for a third of a second: collect once, when the figure is gone.
         collecting = gc.isenabled()
         gc.disable()
         try:
-            self.picture.value = self.render()
+            self.picture.value = picture()
             self.problem.value = ""
         except Exception as error:  # an exception in a callback would vanish: show it to the learner instead
             self.problem.value = f"<b>{type(error).__name__}</b>: {html.escape(str(error))}"
@@ -74,20 +155,95 @@ class Explorer(ipywidgets.VBox):
                 gc.enable()
                 gc.collect(1)
 
-    def _repr_mimebundle_(self, **kwargs):
-        """The live widget, and its present frame for a page without a kernel."""
-        bundle = super()._repr_mimebundle_(**kwargs)
-        data, metadata = bundle if isinstance(bundle, tuple) else (bundle, {})
-        return {**data, "image/png": base64.b64encode(bytes(self.picture.value)).decode()}, metadata
+    def _ipython_display_(self, **kwargs) -> None:
+        """The still picture, then the live widget."""
+        publish = sys.modules["IPython"].get_ipython().display_pub.publish  # loaded, or nobody would call this
+        png = base64.b64encode(bytes(self.picture.value)).decode()
+        still = STILL.format(id=self._id, alt=html.escape(self._alt, quote=True), png=png)
+        data = {"text/plain": "An explorer: run this cell to move its controls.", "text/html": still, "image/png": png}
+        if "FMLIB_FRAMES" in os.environ:
+            data[FRAMES] = self.frames()
+        publish(data, {"image/png": {"alt": self._alt}})
+        publish(self._repr_mimebundle_())
 
 
-def slider(label: str, start: float, stop: float, step: float, value: float) -> ipywidgets.Widget:
-    """A labelled slider from `start` to `stop`, both included, over whole numbers if all four are integers."""
+def slider(label: str, start: float, stop: float, step: float, value: float, play: bool = True) -> ipywidgets.Widget:
+    """A labelled slider from `start` to `stop`, both included, over whole numbers if all four are integers.
+
+    play: whether an explorer shows a play button beside it, for a time or a count.
+    """
     whole = all(isinstance(v, int) for v in (start, stop, step, value))
     kind = ipywidgets.IntSlider if whole else ipywidgets.FloatSlider
-    return kind(description=label, min=start, max=stop, step=step, value=value)
+    made = kind(description=label, min=start, max=stop, step=step, value=value)
+    made.play = play
+    return made
 
 
 def choice(label: str, options) -> ipywidgets.Widget:
     """A labelled drop-down list; `options` is a list of names or a dict from names to values."""
     return ipywidgets.Dropdown(description=label, options=options)
+
+
+def _is_list(control) -> bool:
+    return isinstance(control, ipywidgets.Dropdown)
+
+
+def _plays(control) -> bool:
+    return getattr(control, "play", False)
+
+
+def _axis(control, most: int) -> tuple[dict, list]:
+    """How a page without a kernel shows a control, and the values it takes there: at most so many of a slider's."""
+    if _is_list(control):
+        texts, values = zip(*control._options_full, strict=True)
+        start = control.index
+    else:
+        last = _last(control)
+        values = [_value(control, place) for place in sorted({round(k * last / (most - 1)) for k in range(most)})]
+        texts = [f"{value:g}" for value in values]
+        start = min(range(len(values)), key=lambda k: abs(values[k] - control.value))
+    return {"label": control.description, "values": list(texts), "start": start, "list": _is_list(control)}, values
+
+
+def _last(control) -> int:
+    """The number of steps from the beginning of a slider to its end."""
+    return round((control.max - control.min) / control.step)
+
+
+def _value(control, place: int) -> float:
+    """The value of a slider after so many steps."""
+    value = min(control.min + place * control.step, control.max)
+    return value if isinstance(value, int) else round(value, 10)
+
+
+def _with_button(control) -> ipywidgets.Widget:
+    """A slider with a play button, which counts its steps: about six seconds from one end to the other."""
+    last = _last(control)
+    button = ipywidgets.Play(min=0, max=last, value=0, interval=min(500, max(60, 6000 // last)), show_repeat=False)
+    button.layout.width, button.layout.flex = "72px", "0 0 auto"
+
+    def place() -> int:
+        return round((control.value - control.min) / control.step)
+
+    def press(change) -> None:
+        if change["new"] != place():  # else the slider is what moved, maybe by a rounding error, and stays as it is
+            control.value = _value(control, change["new"])
+
+    button.value = place()
+    button.observe(press, "value")
+    control.observe(lambda _: setattr(button, "value", place()), "value")
+    return ipywidgets.HBox([button, control])
+
+
+def _png(figure: Figure, dpi: int) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=dpi, pil_kwargs={"compress_level": 1})
+    return buffer.getvalue()
+
+
+def _sharp(figure: Figure) -> bytes:
+    """At twice the resolution, in 256 colours: about the bytes of a light picture."""
+    buffer = io.BytesIO()
+    picture = Image.open(io.BytesIO(_png(figure, SHARP))).convert("RGB")
+    picture.quantize(256, dither=Image.Dither.NONE).save(buffer, "PNG")
+    return buffer.getvalue()

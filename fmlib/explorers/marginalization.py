@@ -34,8 +34,8 @@ def posterior(path: DataPath, extent: float = 3.0) -> Explorer:
         right.set(ylim=(0, 1.05), xticks=(1, 10, 20), yticks=(0, 0.5, 1))
 
     controls = {
-        "x": slider("first coordinate of x", -extent, extent, 0.1, 0.5),
-        "y": slider("second coordinate of x", -extent, extent, 0.1, 0.5),
+        "x": slider("first coordinate of x", -extent, extent, 0.1, 0.5, play=False),
+        "y": slider("second coordinate of x", -extent, extent, 0.1, 0.5, play=False),
         "t": slider("time t", 0.0, 0.98, 0.02, 0.4),
     }
     alt = "Left: data points sized by posterior weight, the query point, an arrow to their mean. Right: the largest."
@@ -57,8 +57,8 @@ def target(extent: float = 3.0) -> Explorer:
         figures.field(right, lambda x: path.velocity(x, t), extent)
 
     controls = {
-        "x": slider("first coordinate of the third target point", -2.5, 2.5, 0.1, 1.5),
-        "y": slider("second coordinate of the third target point", -2.5, 2.5, 0.1, 0.5),
+        "x": slider("first coordinate of the third target point", -2.5, 2.5, 0.1, 1.5, play=False),
+        "y": slider("second coordinate of the third target point", -2.5, 2.5, 0.1, 0.5, play=False),
         "t": slider("time t", 0.0, 0.9, 0.02, 0.5),
     }
     alt = "Left: the density of the path to three target points at time t. Right: arrows of the marginal velocity."

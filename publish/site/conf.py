@@ -9,6 +9,7 @@ html_title = project
 html_favicon = "_static/favicon.svg"
 html_static_path = ["_static"]
 html_css_files = ["course.css"]
+html_js_files = ["explorer.js"]
 html_show_sourcelink = html_copy_source = html_show_copyright = html_show_sphinx = False
 
 nb_execution_mode = "off"  # the outputs are those stored in the notebooks

@@ -75,11 +75,17 @@ def free_port() -> int:
 
 
 @pytest.fixture(scope="session")
-def lab(tmp_path_factory):
+def root(tmp_path_factory):
+    """The folder that JupyterLab shows."""
+    return tmp_path_factory.mktemp("lab") / "notebooks"
+
+
+@pytest.fixture(scope="session")
+def lab(root):
     """The address of a JupyterLab over a copy of the notebooks."""
-    home = tmp_path_factory.mktemp("lab")
+    home = root.parent
     for path in NOTEBOOKS:
-        _copy_without_outputs(path, home / "notebooks" / path.name)
+        _copy_without_outputs(path, root / path.name)
     settings = home / "config" / "labconfig" / "default_setting_overrides.json"
     settings.parent.mkdir(parents=True)
     settings.write_text(
@@ -87,7 +93,6 @@ def lab(tmp_path_factory):
             {
                 # every cell is in the page, not only those near the viewport, so that a test can find them
                 "@jupyterlab/notebook-extension:tracker": {"windowingMode": "none"},
-                "@jupyterlab/apputils-extension:notification": {"fetchNews": "false", "checkForUpdates": False},
                 "@jupyterlab/docmanager-extension:plugin": {"autosave": False},
             }
         )
@@ -104,7 +109,8 @@ def lab(tmp_path_factory):
     }
     environment = {**os.environ, **{name: str(home / folder) for name, folder in places.items()}}
     options = [f"--port={port}", "--ServerApp.port_retries=0", "--no-browser", "--allow-root"]
-    options += [f"--ServerApp.root_dir={home / 'notebooks'}", "--IdentityProvider.token="]
+    options += [f"--ServerApp.root_dir={root}", "--IdentityProvider.token="]
+    options += [f"--LabApp.app_settings_dir={ROOT / 'notebooks' / 'lab'}"]  # as `make lab` says
     options += ["--ServerApp.disable_check_xsrf=True"]  # without a token, `ask` could not end a kernel otherwise
     command = [sys.executable, "-m", "jupyterlab", *options]
     with open(home / "log", "w") as log:

@@ -73,6 +73,38 @@ def test_no_link_is_broken_and_no_picture_is_mute(folder):
                 assert unquote(parts.fragment) in pages[there].anchors, f"{path.name}: {target}"
 
 
+@pytest.mark.parametrize("name", ["index", *(path.stem for path in NOTEBOOKS)])
+def test_explorers_move_without_a_kernel(name, site, watched):
+    """Every page has one; the keyboard moves its slider or list, and another part of its image is seen."""
+    page, bytes_ = watched(site), []
+    page.on("response", lambda response: bytes_.append(int(response.headers.get("content-length", 0))))
+    page.goto(f"{site}/{name}.html", wait_until="networkidle")
+    explorers = page.locator(".explorer")
+    assert explorers.count() >= 1, f"{name}: no frames are stored in the notebook; `make run` writes them"
+    for explorer in explorers.all():
+        image, frames = explorer.locator("img"), explorer.locator(".frames")
+        assert image.get_attribute("alt") and image.evaluate("image => image.naturalWidth") > 600
+        count = int(frames.evaluate("e => getComputedStyle(e).getPropertyValue('--count')"))
+        shown = image.evaluate("image => image.naturalHeight / image.naturalWidth") / count
+        assert frames.evaluate("e => e.clientHeight / e.clientWidth") == pytest.approx(shown, rel=0.01)
+        for control in explorer.locator("input, select").all():
+            assert explorer.locator(f"label[for='{control.get_attribute('id')}']").inner_text()
+            before, top = frames.screenshot(), image.bounding_box()["y"]
+            control.focus()
+            for key in ("Home", "ArrowRight") if control.get_attribute("type") == "range" else ("ArrowDown",):
+                page.keyboard.press(key)
+            assert image.bounding_box()["y"] != top and frames.screenshot() != before
+    own = [size for size in bytes_ if size < 2_000_000]  # MathJax, once for all pages, is larger
+    assert sum(own) < 1_500_000, f"{name}: {sum(own)} bytes"
+    button = explorers.first.get_by_role("button", name="Play")
+    if button.count():
+        slider = explorers.first.locator("input").first
+        page.keyboard.press("Home")
+        before = slider.input_value()
+        button.click()
+        page.wait_for_function("([slider, before]) => slider.value !== before", arg=[slider.element_handle(), before])
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("size", SIZES)
 def test_pages_fit_and_show_their_mathematics(size, scheme, site, watched):

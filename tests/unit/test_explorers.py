@@ -1,12 +1,17 @@
+import asyncio
 import base64
 import gc
 import io
+import re
 import weakref
+from types import SimpleNamespace
 
 import ipywidgets
+import nbformat
 import pytest
 import torch
 from helpers import normal, skew_mixture
+from nbformat import v4
 from PIL import Image
 
 from fmlib import explorers
@@ -33,34 +38,105 @@ def explorer():
     return explorers.Explorer(Drawing(), controls, size=(2, 1), alt="a line")
 
 
+SHARP, LIGHT = (320, 160), (160, 80)
+
+
 def picture(explorer) -> bytes:
     return bytes(explorer.picture.value)
 
 
+def size(explorer) -> tuple[int, int]:
+    return Image.open(io.BytesIO(picture(explorer))).size
+
+
 def test_an_explorer_holds_its_controls_its_picture_and_its_first_frame(explorer):
-    height, kind, image, problem = explorer.children
+    row, kind, image, problem, _ = explorer.children
+    button, height = row.children
     assert explorer._draw.calls == [{"height": 1, "kind": "a"}]
     assert height.description == "height" and kind.options == ("a", "b") and problem.value == ""
-    assert image.tooltip == "a line" and Image.open(io.BytesIO(picture(explorer))).size == (160, 80)
+    assert isinstance(button, ipywidgets.Play) and image.tooltip == "a line" and size(explorer) == SHARP
 
 
 def test_a_moved_control_redraws(explorer):
+    height, kind = explorer._controls.values()
     first = picture(explorer)
-    explorer.children[0].value = 2
+    height.value = 2
     second = picture(explorer)
     assert explorer._draw.calls[1:] == [{"height": 2, "kind": "a"}] and second != first
-    explorer.children[1].value = "b"
+    kind.value = "b"
     assert explorer._draw.calls[2:] == [{"height": 2, "kind": "b"}]
-    explorer.children[0].value = 1
-    assert picture(explorer) == first
+    height.value = 1
+    assert picture(explorer) == first and size(explorer) == SHARP  # at once: no loop would come back to it
+
+
+def test_the_picture_is_light_while_a_control_moves_and_the_same_figure_sharp_after_it(explorer, monkeypatch):
+    monkeypatch.setattr("fmlib.explorers._explorer.PAUSE", 0.05)
+    height = explorer._controls["height"]
+
+    async def move():
+        shown = []
+        for value in (2, 4, 5):
+            height.value = value
+            shown.append((picture(explorer), size(explorer)))
+            await asyncio.sleep(0.01)
+            shown.append((picture(explorer), size(explorer)))  # the later change takes the place of the sharp picture
+        await asyncio.sleep(0.3)
+        return shown
+
+    shown = asyncio.run(move())
+    assert [s for _, s in shown] == 6 * [LIGHT] and len({p for p, _ in shown}) == 3
+    assert size(explorer) == SHARP and picture(explorer) == explorer.render()
+    assert [call["height"] for call in explorer._draw.calls] == [1, 2, 4, 5, 5, 5]  # the last by `render` above
+
+
+def test_an_exception_while_a_sharp_picture_waits_keeps_the_picture(explorer, monkeypatch):
+    monkeypatch.setattr("fmlib.explorers._explorer.PAUSE", 0.05)
+
+    async def move():
+        explorer._controls["height"].value = 2
+        light = picture(explorer)
+        explorer._controls["height"].value = 3
+        await asyncio.sleep(0.2)
+        return light
+
+    assert asyncio.run(move()) == picture(explorer) and "ValueError" in explorer.problem.value
+
+
+@pytest.mark.parametrize(
+    ("bounds", "place", "value", "ticks"),
+    [((0.0, 1.0, 0.01, 0.7), 70, 0.29, 29), ((1, 64, 1, 8), 7, 33, 32), ((0.005, 0.995, 0.005, 0.9), 179, 0.05, 9)],
+)
+def test_a_play_button_counts_the_steps_of_its_slider(bounds, place, value, ticks):
+    moving = explorers.slider("time t", *bounds)
+    explorer = explorers.Explorer(lambda figure, t: None, {"t": moving}, size=(1, 1))
+    button = explorer.children[0].children[0]
+    assert button.min == 0 and button.value == place and 60 <= button.interval <= 500
+    button.value = ticks
+    assert moving.value == value
+    moving.value = bounds[1]
+    assert button.value == button.max
+    button.value = 0
+    assert moving.value == bounds[0]
+
+
+def test_a_slider_moved_to_a_rounding_error_draws_once():
+    moving, calls = explorers.slider("time t", 0.0, 1.0, 0.1, 0.0), []
+    explorer = explorers.Explorer(lambda figure, t: calls.append(t), {"t": moving}, size=(1, 1))
+    moving.value = 0.1 + 0.2
+    assert calls == [0, 0.1 + 0.2] and explorer.children[0].children[0].value == 3
+
+
+def test_a_coordinate_has_no_play_button():
+    still = explorers.slider("x", -1.0, 1.0, 0.1, 0.0, play=False)
+    assert explorers.Explorer(lambda figure, x: None, {"x": still}, size=(1, 1)).children[0] is still
 
 
 def test_an_exception_is_shown_and_goes_away(explorer):
-    before = picture(explorer)
-    explorer.children[0].value = 3
+    before, height = picture(explorer), explorer._controls["height"]
+    height.value = 3
     assert explorer.problem.value == "<b>ValueError</b>: height &lt; 3, not &lt;b&gt;3&lt;/b&gt;"
     assert picture(explorer) == before
-    explorer.children[0].value = 2
+    height.value = 2
     assert explorer.problem.value == "" and picture(explorer) != before
 
 
@@ -73,8 +149,15 @@ def test_moved_controls_leave_no_figures_behind():
 
     explorer = explorers.Explorer(draw, {"height": explorers.slider("height", 0, 50, 1, 0)}, size=(2, 1))
     for height in range(1, 21):
-        explorer.children[0].value = height
+        explorer._controls["height"].value = height
     assert len(figures) == 21 and sum(figure() is not None for figure in figures[1:]) == 0 and gc.isenabled()
+
+    async def move():
+        for height in range(21, 41):
+            explorer._controls["height"].value = height
+
+    asyncio.run(move())
+    assert len(figures) == 41 and sum(figure() is not None for figure in figures[1:]) == 0
 
 
 def test_an_exception_of_the_first_frame_is_raised():
@@ -82,11 +165,88 @@ def test_an_exception_of_the_first_frame_is_raised():
         explorers.Explorer(Drawing(), {"height": explorers.slider("height", 0, 5, 1, 3)})
 
 
-def test_a_page_without_a_kernel_has_the_present_frame_as_a_png(explorer):
-    explorer.children[0].value = 2
-    data, _ = explorer._repr_mimebundle_()
-    assert "application/vnd.jupyter.widget-view+json" in data
-    assert base64.b64decode(data["image/png"]) == picture(explorer) and picture(explorer)[1:4] == b"PNG"
+@pytest.fixture
+def displayed(monkeypatch):
+    """What was handed to the notebook: data and metadata."""
+    shown = []
+    publisher = SimpleNamespace(publish=lambda data, metadata=None: shown.append((data, metadata)))
+    monkeypatch.setattr("IPython.get_ipython", lambda: SimpleNamespace(display_pub=publisher))
+    return shown
+
+
+def test_an_explorer_is_displayed_as_a_still_picture_and_the_live_widget_that_hides_it(explorer, displayed):
+    explorer._controls["height"].value = 2
+    explorer._ipython_display_()
+    (still, metadata), (live, _) = displayed
+    assert base64.b64decode(still["image/png"]) == picture(explorer) and picture(explorer)[1:4] == b"PNG"
+    assert 'alt="a line"' in still["text/html"] and still["image/png"] in still["text/html"]
+    assert metadata == {"image/png": {"alt": "a line"}}
+    assert still.keys() == {"text/plain", "text/html", "image/png"}  # no frames, which are for the site
+    assert "application/vnd.jupyter.widget-view+json" in live and "image/png" not in live
+    (name,) = re.findall(r'class="fmlib-still (fmlib-still-\w+)"', still["text/html"])
+    assert f".{name} {{ display: none; }}" in explorer.children[-1].value
+
+
+def test_frames_run_over_the_lists_and_the_sliders_that_play(monkeypatch, displayed):
+    controls = {
+        "x": explorers.slider("x", 0, 9, 1, 4, play=False),
+        "t": explorers.slider("time t", 0.0, 1.0, 0.01, 0.32),
+        "kind": explorers.choice("kind", {"one": 1, "two": 2, "three": 3}),
+    }
+    calls = []
+    explorer = explorers.Explorer(lambda figure, **values: calls.append(values), controls, size=(2, 1))
+    calls.clear()
+    monkeypatch.setenv("FMLIB_FRAMES", "1")
+    explorer._ipython_display_()
+    found = displayed[0][0][explorers.FRAMES]
+    texts = ["0", "0.14", "0.29", "0.43", "0.57", "0.71", "0.86", "1"]
+    assert found["axes"] == [
+        {"label": "kind", "values": ["one", "two", "three"], "start": 0, "list": True},
+        {"label": "time t", "values": texts, "start": 2, "list": False},
+    ]
+    assert calls == [{"x": 4, "t": float(t), "kind": kind} for kind in (1, 2, 3) for t in texts]
+    assert len(found["frames"]) == 24 and base64.b64decode(found["frames"][0])[1:4] == b"PNG"
+    assert (controls["t"].value, controls["kind"].value) == (0.32, 1)
+
+
+def test_frames_become_one_file_and_the_picture_keeps_its_caption(explorer, displayed, monkeypatch, tmp_path):
+    run = pytest.importorskip("tests.notebooks.run")
+    monkeypatch.setenv("FMLIB_FRAMES", "1")
+    explorer._draw = lambda figure, height, kind: figure.subplots().plot([0, height])
+    explorer._ipython_display_()
+    outputs = [v4.new_output("display_data", data, metadata=metadata or {}) for data, metadata in displayed]
+    caption = v4.new_markdown_cell("*Figure: a line that rises.*")
+    notebook = v4.new_notebook(cells=[caption, v4.new_code_cell(outputs=outputs, id="line")])
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "09_test-gone.webp").touch()
+    run.store_frames(notebook, tmp_path / "09_test.ipynb")
+    run.clean(notebook)
+    (output,) = notebook.cells[1].outputs
+    assert set(output.data) == {"image/png", "text/plain"} and output.metadata["image/png"].alt == "a line that rises."
+    (path,) = (tmp_path / "images").iterdir()
+    stored = output.metadata["fmlib"]
+    assert stored["frames"] == f"images/{path.name}" and path.name == "09_test-line.webp"
+    assert [axis["values"] for axis in stored["axes"]] == [["a", "b"], ["0", "1", "2", "3", "4", "5"]]
+    width, height = stored["size"]
+    with Image.open(path) as sheet:
+        assert sheet.size == (width, 12 * height)
+
+
+def test_the_largest_pictures_become_coarser_until_a_notebook_fits():
+    run = pytest.importorskip("tests.notebooks.run")
+    outputs = []
+    for side in (100, 400, 300):
+        buffer = io.BytesIO()
+        Image.effect_noise((side, side), 50).convert("RGB").save(buffer, "PNG")
+        data = {"image/png": base64.b64encode(buffer.getvalue()).decode()}
+        outputs.append(v4.new_output("display_data", data))
+    notebook = v4.new_notebook(cells=[v4.new_code_cell(outputs=outputs)])
+    full = len(nbformat.writes(notebook))
+    run.fit(notebook, full)
+    assert len(nbformat.writes(notebook)) == full
+    run.fit(notebook, full - 1000)
+    sizes = [Image.open(io.BytesIO(base64.b64decode(o.data["image/png"]))).size[0] for o in notebook.cells[0].outputs]
+    assert sizes == [100, 200, 300]
 
 
 def test_sliders_over_integers_and_numbers():

@@ -29,6 +29,9 @@ def test_panels_are_a_flat_list_of_the_asked_size():
     figure, axes = figures.panels(3, 2, width=2, height=1)
     assert len(axes) == 6 and tuple(figure.get_size_inches()) == (6, 2)
     assert tuple(figures.panels(2)[0].get_size_inches()) == (6.4, 3.2)
+    assert tuple(figures.panels(5)[0].get_size_inches()) == pytest.approx(
+        (10.8, 2.16)
+    )  # or its text would be too small on a page
 
 
 def test_style_and_palette():
