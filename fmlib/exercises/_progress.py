@@ -125,21 +125,36 @@ def _shown(file: Path) -> str:
         return str(file)
 
 
+def line(exercises: list, titles: dict[str, str]) -> str:
+    """One line to be posted in a chat: "fmlib: 5 of 26 exercises done (1: 4/6, 2: 1/6, 3: 0/5, 4: 0/5, 5: 0/4)"."""
+    chapters = _chapters(exercises, titles, load()[0])
+    parts = [f"{chapter}: {sum(ticks)}/{len(ticks)}" for chapter, _, _, ticks in chapters]
+    total = sum(sum(ticks) for *_, ticks in chapters)
+    return f"fmlib: {total} of {len(exercises)} exercises done ({', '.join(parts)})"
+
+
 def table(exercises: list, titles: dict[str, str]) -> str:
-    """One line for each notebook, its exercises marked [x] or [ ], and one line for the course."""
+    """One line for each notebook, its exercises marked [x] or [ ], one line for the course, and the line to post."""
     done, trouble = load()
-    done, lines, total = done or {}, [], 0
+    lines, total = [], 0
     width = max(map(len, titles.values())) + 5
-    for module, title in titles.items():
-        here = [e for e in exercises if e.key.split(".")[0] == module]
-        ticks = [done.get(e.number) == e.key for e in here]
+    for chapter, title, here, ticks in _chapters(exercises, titles, done):
         total += sum(ticks)
         marks = "  ".join(f"[{'x' if tick else ' '}] {e.number}" for e, tick in zip(here, ticks, strict=True))
-        chapter = here[0].number.split(".")[0]
         lines.append(f"{f'{chapter}. {title}':{width}}{sum(ticks):2d} of {len(here):2d}   {marks}")
     lines.append(f"{'The course':{width}}{total:2d} of {len(exercises):2d}")
     try:
         lines.append(f"Kept in {_shown(path())}; delete that file to start again.")
     except RuntimeError:
         pass
-    return "\n".join(lines + [trouble] * bool(trouble))
+    return "\n".join(lines + [trouble] * bool(trouble) + ["To post:", line(exercises, titles)])
+
+
+def _chapters(exercises: list, titles: dict[str, str], done: dict[str, str] | None) -> list[tuple]:
+    """For each notebook its number, its title, its exercises, and whether each is done."""
+    chapters = []
+    for module, title in titles.items():
+        here = [e for e in exercises if e.key.split(".")[0] == module]
+        ticks = [(done or {}).get(e.number) == e.key for e in here]
+        chapters.append((here[0].number.split(".")[0], title, here, ticks))
+    return chapters

@@ -16,10 +16,17 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from fmlib.exercises import _limits, _progress, _wording
+from fmlib import _rich
+from fmlib.exercises import _buttons, _limits, _progress, _wording
 from fmlib.exercises._blank import Blank, ____, holds_blank, is_tensor
 
 CORRECT, WRONG, OPEN, ERROR = "correct", "wrong", "not attempted", "error"
+LOOKS = {
+    CORRECT: ("Correct", _wording.GREEN),
+    WRONG: ("Not yet", _wording.AMBER),
+    OPEN: ("Open", _wording.GREY),
+    ERROR: ("Error", _wording.RED),
+}
 
 
 @dataclass(frozen=True, repr=False)
@@ -63,15 +70,16 @@ class Exercise:
     """What all exercises share. `key` is where a notebook finds it, "basics.psi_half"; `number` its place, "1.3".
 
     question and after: Markdown, before and after the options. given: the code with a blank, up to the definition of
-    `answer`; reference: the same, solved. why: the explanation shown with the solution and a right answer.
-    wrongs: the wrong answers that tempt; the first that agrees with the learner's says what is wrong with it.
+    `answer`, or without one: the code in which a bug is to be found; reference: the same, solved. why: the explanation
+    shown with the solution and a right answer. wrongs: the wrong answers that tempt; the first that agrees with the
+    learner's says what is wrong with it. Messages, hints and `why` may hold `code` and $LaTeX$.
     rights, other_wrongs: for tests, source of differently written right answers, and of further wrong ones, each with
     a part of what is said of it.
     """
 
     key: str
     number: str
-    task: str  # predict, complete or break it
+    task: str  # predict, complete, write, find the bug or break it
     question: str
     after: str = ""
     given: str = "answer = ____"
@@ -84,7 +92,12 @@ class Exercise:
     _shown: int = field(default=0, init=False, repr=False)
 
     def __repr__(self) -> str:
-        return f"Exercise {self.number}: q.check(answer), q.hint(), q.solution()"
+        return f"Exercise {self.number}: {self._how()}, {self.name}.hint(), {self.name}.solution()"
+
+    @property
+    def name(self) -> str:
+        """What the notebook calls it: "q1_3"."""
+        return "q" + self.number.replace(".", "_")
 
     @property
     def markdown(self) -> str:
@@ -103,7 +116,33 @@ class Exercise:
         return self._cell(self.reference)
 
     def check(self, answer=____, *more) -> Outcome:
-        """Print what is right or wrong with `answer`, and remember a right one. Never raises."""
+        """Show what is right or wrong with `answer`, and remember a right one. Never raises."""
+        outcome, text, html = self._response(answer, *more)
+        _rich.show(text, html)
+        return outcome
+
+    def hint(self, number: int | None = None) -> None:
+        """Show the next hint, or hint `number` (from 1)."""
+        count, call = len(self.hints), f"{self.name}.hint"
+        wanted = self._shown + 1 if number is None else number
+        label = ""
+        if isinstance(wanted, bool) or not isinstance(wanted, int) or wanted < 1:
+            text = f"Ask for a hint by its number, {call}(1) to {call}({count}), or for the next one with {call}()."
+        elif wanted > count:
+            text = f"There is no further hint, {count} is the last. {self.name}.solution() shows the answer and why."
+        else:
+            self._shown = wanted
+            label, text = f"Hint {wanted} of {count}", self.hints[wanted - 1]
+        html = _wording.boxed(label or "Hints", _wording.BLUE, _wording.marked_up(text))
+        _rich.show(_wording.wrapped(f"{label}: {text}" if label else text), html)
+
+    def solution(self) -> None:
+        """Show the answer and the reason."""
+        html = self._solved_html() + _wording.marked_up(self.why)
+        _rich.show(f"{self._solved()}\n\n{_wording.wrapped(self.why)}", _wording.boxed("Solution", _wording.BLUE, html))
+
+    def _response(self, answer, *more) -> tuple[Outcome, str, str]:
+        """What becomes of an answer, as text and as HTML; a right one is remembered."""
         try:
             outcome = (
                 self._judge_safely(answer) if not more else Outcome(WRONG, "Give `check` one answer, not several.")
@@ -113,35 +152,41 @@ class Exercise:
         except BaseException as error:  # something that no check foresaw; the notebook must go on
             reason = _wording.error_text(error)
             outcome = Outcome(ERROR, f"This answer cannot be examined ({reason}). {self._expects()}")
-        if outcome.kind == OPEN:
-            text = f"Exercise {self.number} is open. {outcome.message}"
-        else:
-            text = {CORRECT: "Correct. ", WRONG: "Not yet. ", ERROR: ""}[outcome.kind] + outcome.message
-        print(_wording.wrapped(text))
-        if outcome.kind == CORRECT:
-            trouble = _progress.record(self.number, self.key)
-            if trouble:
-                print(_wording.wrapped(trouble))
-        return outcome
-
-    def hint(self, number: int | None = None) -> None:
-        """Print the next hint, or hint `number` (from 1)."""
-        count = len(self.hints)
-        wanted = self._shown + 1 if number is None else number
-        if isinstance(wanted, bool) or not isinstance(wanted, int) or wanted < 1:
-            print(f"Ask for a hint by its number, q.hint(1) to q.hint({count}), or for the next one with q.hint().")
-        elif wanted > count:
-            print(f"There is no further hint, {count} is the last. q.solution() shows the answer and why.")
-        else:
-            self._shown = wanted
-            print(_wording.wrapped(f"Hint {wanted} of {count}: {self.hints[wanted - 1]}"))
-
-    def solution(self) -> None:
-        """Print the answer and the reason."""
-        print(f"{self.reference}\n\n{_wording.wrapped(self.why)}")
+        opening = f"Exercise {self.number} is open. " if outcome.kind == OPEN else ""
+        verdict = {CORRECT: "Correct. ", WRONG: "Not yet. ", ERROR: "", OPEN: opening}[outcome.kind]
+        trouble = _progress.record(self.number, self.key) if outcome.kind == CORRECT else ""
+        remarks = [remark for remark in (self._remark(answer) if not more else "", trouble) if remark]
+        text = "\n".join(map(_wording.wrapped, [verdict + outcome.message, *remarks]))
+        label, colour = LOOKS[outcome.kind]
+        html = _wording.marked_up("\n".join([opening + outcome.message, *remarks]))
+        return outcome, text, _wording.boxed(label, colour, html)
 
     def _cell(self, code: str) -> str:
-        return f"q = exercises.{self.key}\n{code}\nq.check(answer)"
+        return f"{self.name} = exercises.{self.key}\n{code}\n{self.name}.check(answer)"
+
+    def _how(self) -> str:
+        return f"{self.name}.check(answer)"
+
+    def _invitation(self) -> str:
+        first = (
+            "Replace ____ by your answer and run this cell again."
+            if "____" in self.given
+            else "This is still the code as given, and something in it is wrong. Change it and run this cell again."
+        )
+        return f"{first} {self._helps()}"
+
+    def _helps(self) -> str:
+        return f"{self.name}.hint() gives a hint, {self.name}.solution() shows the answer and why."
+
+    def _remark(self, answer) -> str:
+        """A line below the verdict, or ""."""
+        return ""
+
+    def _solved(self) -> str:
+        return self.reference
+
+    def _solved_html(self) -> str:
+        return _wording.code(self.reference)
 
     def _options(self) -> str:
         return ""
@@ -153,14 +198,18 @@ class Exercise:
         """The explanation of a right answer; raises Verdict for any other."""
         raise NotImplementedError
 
+    def _prepare(self) -> None:
+        """What must not count as the learner's time."""
+
     def _judge_safely(self, answer) -> Outcome:
         def judged() -> str:
             if answer is None or holds_blank(answer):
-                raise Verdict(OPEN, _wording.INVITATION)
+                raise Verdict(OPEN, self._invitation())
             return self._judge(answer)
 
         try:
             with _limits.undisturbed():
+                self._prepare()
                 return Outcome(CORRECT, _limits.within(_limits.SECONDS, judged))
         except Verdict as verdict:
             return verdict.outcome
@@ -175,32 +224,82 @@ class Exercise:
 
 @dataclass(kw_only=True, repr=False)
 class Choice(Exercise):
-    """One of several options. options: letter -> (text, why it tempts and is wrong; "" for the right one)."""
+    """One of several options. options: letter -> (text, why it tempts and is wrong; "" for the right one).
+
+    A notebook asks it with buttons, `ask()`. The first answer is the prediction: it is remembered.
+    """
 
     options: dict[str, tuple[str, str]]
+    reference: str = ""  # follows from the options
+    _answers: list[str] = field(default_factory=list, init=False, repr=False)
 
     def __post_init__(self):
         self.right = next(letter for letter, (_, wrong) in self.options.items() if not wrong)
-        self.rights = (f'answer = "{self.right}"', f'answer = " ({self.right.upper()}) "')
+        self.reference = f'answer = "{self.right}"'
+        self.rights = (self.reference, f'answer = " ({self.right.upper()}) "')
         self.wrongs = tuple(Wrong(f'answer = "{c}"', wrong) for c, (_, wrong) in self.options.items() if wrong)
+
+    @property
+    def start(self) -> str:
+        """The notebook's cell as the learner gets it."""
+        return f"{self.name} = exercises.{self.key}\n{self.name}.ask()"
+
+    @property
+    def answer_code(self) -> str:
+        """The same cell, solved."""
+        return f'{self.name} = exercises.{self.key}\n{self.name}.check("{self.right}")'
+
+    def ask(self) -> None:
+        """Show a button for each option; what `check` says of the one that is clicked appears below them."""
+        _, text, html = self._response(____)
+        options = {letter: text for letter, (text, _) in self.options.items()}
+        _buttons.show(options, lambda letter: self._response(letter)[1:], text, html)
 
     def _options(self) -> str:
         return "\n".join(f"- **{letter}**: {text}" for letter, (text, _) in self.options.items())
 
+    def _how(self) -> str:
+        return f"{self.name}.ask()"
+
     def _expects(self) -> str:
-        return f'Answer with one of the letters {", ".join(self.options)} in quotes, such as answer = "a".'
+        return f'Answer with one of the letters {", ".join(self.options)} in quotes, such as {self.name}.check("a").'
+
+    def _invitation(self) -> str:
+        return f'Run this cell and click the letter of your answer, or write {self.name}.check("a"). {self._helps()}'
+
+    def _letter(self, answer) -> str:
+        """The option that is meant, or ""."""
+        lone = re.fullmatch(r"\W*(?:option\b)?\W*(\w)\W*", answer.lower()) if isinstance(answer, str) else None
+        return lone[1] if lone and lone[1] in self.options else ""
 
     def _judge(self, answer) -> str:
         if not isinstance(answer, str):
             raise Verdict(WRONG, f"You gave {_wording.described(answer)}. {self._expects()}")
-        lone = re.fullmatch(r"\W*(?:option\b)?\W*(\w)\W*", answer.lower())
-        letter = lone[1] if lone else ""
-        if letter not in self.options:
+        letter = self._letter(answer)
+        if not letter:
             raise Verdict(WRONG, f"There is no option {_wording.shortened(repr(answer), 20)}. {self._expects()}")
         wrong = self.options[letter][1]
         if wrong:
             raise Verdict(WRONG, wrong)
         return self.why
+
+    def _remark(self, answer) -> str:
+        letter = self._letter(answer)
+        if not letter:
+            return ""
+        earlier = list(self._answers)
+        self._answers.append(letter)
+        if not earlier:
+            return f"Your answer is {letter}. It is kept as your first."
+        first = "as at first" if letter == earlier[0] else f"and your first was {earlier[0]}"
+        found = f" You have found the right one, {self.right}, before." if self.right in earlier else ""
+        return f"Your answer is now {letter}, {first}.{found if letter != self.right else ''}"
+
+    def _solved(self) -> str:
+        return _wording.wrapped(f"{self.right}: {self.options[self.right][0]}")
+
+    def _solved_html(self) -> str:
+        return f"<p>{_wording.marked_up(f'{self.right}: {self.options[self.right][0]}')}</p>"
 
 
 @dataclass(kw_only=True, repr=False)
@@ -251,8 +350,9 @@ class Code(Exercise):
 
     def _judge(self, answer) -> str:
         if not callable(answer):
-            advice = " Give the function itself, q.check(answer), and do not call it." if is_tensor(answer) else ""
-            raise Verdict(WRONG, f"You gave {_wording.described(answer)}. {self._expects()}{advice}")
+            advice = f" Give the function itself, {self.name}.check(answer), and do not call it."
+            asked = self._expects() + (advice if is_tensor(answer) else "")
+            raise Verdict(WRONG, f"You gave {_wording.described(answer)}. {asked}")
         try:
             signature = inspect.signature(answer)
         except (TypeError, ValueError):
@@ -266,15 +366,21 @@ class Code(Exercise):
                     f"Your function must take {len(self.arguments)} arguments, ({', '.join(self.arguments)}); "
                     f"it takes {_wording.shortened(str(signature), 80)}.",
                 ) from None
+        if "____" not in self.given and _same_code(answer, self._given_answer()):
+            raise Verdict(OPEN, self._invitation())
         self._examine(answer)
         return self.why
+
+    def _given_answer(self) -> Callable:
+        return Wrong(self.given, "").answer
 
     def _examine(self, answer: Callable) -> None:
         raise NotImplementedError
 
-    def _call(self, answer: Callable, arguments: tuple) -> Tensor:
-        """The tensor that `answer` returns; raises Verdict if it is none, or if it raises or changes its input."""
-        given = tuple(a.clone() if is_tensor(a) else copy.copy(a) for a in arguments)
+    def _run(self, answer: Callable, arguments: tuple):
+        """What `answer` returns; raises Verdict if it raises, holds a blank, or changes a tensor that it is given."""
+        trained = (torch.nn.Module, torch.optim.Optimizer)  # these are there to be changed
+        given = tuple(a.clone() if is_tensor(a) else a if isinstance(a, trained) else copy.copy(a) for a in arguments)
         uses = Blank.uses
         try:
             value = answer(*given)
@@ -282,10 +388,10 @@ class Code(Exercise):
             raise
         except BaseException as error:
             if Blank.uses > uses:
-                raise Verdict(OPEN, _wording.INVITATION) from None
+                raise Verdict(OPEN, self._invitation()) from None
             raise Verdict(ERROR, self._explain(error, answer, arguments)) from None
         if Blank.uses > uses or holds_blank(value):
-            raise Verdict(OPEN, _wording.INVITATION)
+            raise Verdict(OPEN, self._invitation())
         for name, before, after in zip(self.arguments, arguments, given, strict=True):
             if is_tensor(before) and not torch.equal(before, after):
                 raise Verdict(
@@ -293,6 +399,11 @@ class Code(Exercise):
                     f"Your function changes its input {name} in place, as `{name} += ...` does. The caller still needs "
                     f"it: write {name} = {name} + ... or use a new name.",
                 )
+        return value
+
+    def _call(self, answer: Callable, arguments: tuple) -> Tensor:
+        """The tensor that `answer` returns; raises Verdict if it is none, and wherever `_run` does."""
+        value = self._run(answer, arguments)
         if value is None:
             raise Verdict(WRONG, "Your function returns None. Is a `return` missing?")
         if not is_tensor(value):
@@ -360,7 +471,7 @@ class Function(Code):
             raise Verdict(
                 WRONG,
                 f"{at} {_wording.numbers(value, row, batch)}; expected is {_wording.numbers(right, row, batch)}. "
-                "q.hint() helps.",
+                f"{self.name}.hint() helps.",
             )
 
     def _compare_dtypes(self, case: tuple, value: Tensor, right: Tensor, dtype: torch.dtype) -> None:
@@ -416,6 +527,17 @@ def _arithmetic(text: str) -> float:
         return {"e": math.e, "pi": math.pi}[node.id]
 
     return value(ast.parse(text.strip(), mode="eval").body)
+
+
+def _same_code(a: Callable, b: Callable) -> bool:
+    """Do two functions run the same instructions? Names of files, line numbers and comments do not matter."""
+
+    def parts(code) -> tuple:
+        constants = tuple(parts(c) if hasattr(c, "co_code") else (type(c), c) for c in code.co_consts)
+        return code.co_code, code.co_names, code.co_varnames, constants
+
+    codes = [getattr(function, "__code__", None) for function in (a, b)]
+    return None not in codes and parts(codes[0]) == parts(codes[1])
 
 
 def _floating(value) -> bool:

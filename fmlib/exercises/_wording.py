@@ -1,5 +1,6 @@
-"""How an exercise puts things to the learner: short sentences, the same every time, wrapped."""
+"""How an exercise puts things to the learner: short sentences, the same every time, as wrapped text and as HTML."""
 
+import html
 import inspect
 import re
 import textwrap
@@ -10,9 +11,11 @@ from torch import Tensor
 
 from fmlib.exercises._blank import is_tensor
 
-INVITATION = (
-    "Replace ____ by your answer and run this cell again. q.hint() gives a hint, q.solution() shows the answer and why."
-)
+# White on these reads well, and they show on a light page and on a dark one
+GREEN, AMBER, RED, GREY, BLUE = "#1a7f37", "#9a5b00", "#b3261e", "#5f6670", "#0b62b5"
+
+CODE = r"`[^`]+`|q\d+_\d+\.\w+\([^()]*\)"  # what stands between backticks, and such as q1_2.check("a")
+PHRASES = rf"({CODE}|\$[^$]+\$)"
 
 
 def described(value) -> str:
@@ -79,3 +82,35 @@ def wrapped(text: str) -> str:
         line if line.startswith(" ") else textwrap.fill(line, 88, break_long_words=False, break_on_hyphens=False)
         for line in text.split("\n")
     )
+
+
+def boxed(label: str, colour: str, body: str) -> str:
+    """HTML: a bar of the colour at the left, the label on it, and the body, which is HTML."""
+    badge = f'<b style="background-color:{colour};color:#ffffff;padding:1px 7px;border-radius:3px">{label}</b>'
+    style = f"border-left:4px solid {colour};padding:2px 10px;margin:4px 0;max-width:50em;line-height:1.5"
+    return f'<div style="{style}">{badge} {body}</div>'
+
+
+def marked_up(text: str) -> str:
+    """Prose as HTML: `code`, *emphasis*, $LaTeX$ for the page to typeset; a line that begins with spaces is code."""
+    lines = []
+    for line in text.split("\n"):
+        if line.startswith(" "):
+            lines.append(code(line.strip()))
+        elif line:
+            lines.append("".join(_phrase(part) for part in re.split(PHRASES, line)))
+    return re.sub(r"(?<!</pre>)\n(?!<pre)", "<br>", "\n".join(lines))
+
+
+def code(text: str) -> str:
+    """HTML of a block of code."""
+    return f'<pre style="margin:6px 0;padding:0">{html.escape(text, quote=False)}</pre>'
+
+
+def _phrase(text: str) -> str:
+    escaped = html.escape(text, quote=False)
+    if re.fullmatch(CODE, text):
+        return f"<code>{escaped.strip('`')}</code>"
+    if text.startswith("$"):
+        return escaped
+    return re.sub(r"(?<![\w*])\*([A-Za-z](?:[\w -]*\w)?)\*(?![\w*])", r"<em>\1</em>", escaped)

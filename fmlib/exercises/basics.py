@@ -85,8 +85,8 @@ three_bumps = Choice(
     question=(
         "Let $q$ be a mixture of three Gaussians, with means about 1.7 away from the origin and standard deviations of "
         "0.3 to 0.45. Before you look at the next figure: when does the density $p_t$ first show three separate bumps, "
-        "although every sample sets out at once and walks at constant speed? Answer with a letter in quotes, such as "
-        '`answer = "a"`.'
+        "although every sample sets out at once and walks at constant speed? Answer before you look: "
+        "click a letter."
     ),
     options={
         "a": (

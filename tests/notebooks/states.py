@@ -29,7 +29,14 @@ def run(notebook, folder: Path, timeout: int = 300) -> None:
 
 
 def printed(cell) -> str:
-    return "".join(output.text for output in cell.outputs if output.output_type == "stream")
+    """What a cell shows as text: what it prints, and the plain form of what it shows as HTML."""
+    parts = [o.text if o.output_type == "stream" else o.get("data", {}).get("text/plain", "") for o in shown(cell)]
+    return "\n".join(part.rstrip("\n") for part in parts)
+
+
+def shown(cell) -> list:
+    """The outputs of a cell that are texts: streams, and bundles that hold HTML."""
+    return [o for o in cell.outputs if o.output_type == "stream" or "text/html" in o.get("data", {})]
 
 
 def problems(path: Path, states: tuple[str, ...] = ("empty", "solved")) -> list[str]:
@@ -54,7 +61,7 @@ def problems(path: Path, states: tuple[str, ...] = ("empty", "solved")) -> list[
             found.append(f"{state}: {len(answered)} exercises, and {len(done)} of them recorded as done")
         for cell in answered:
             text = printed(cell)
-            if not (text.startswith("Correct.") if state == "solved" else " is open. Replace ____" in text):
+            if not (text.startswith("Correct.") if state == "solved" else " is open. " in text):
                 found.append(f"{state}, cell {cell.id}: {text!r}")
     if len(texts) == 2:
         found += [f"cell {cell}: its text depends on the answers" for cell in differing(*texts.values())]

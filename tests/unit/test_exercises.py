@@ -1,8 +1,11 @@
 """The exercises: each checker against right and wrong answers, the engine against whatever a learner may hand in."""
 
 import ast
+import base64
 import contextlib
+import copy
 import gc
+import io
 import json
 import os
 import random
@@ -13,17 +16,22 @@ import tempfile
 import threading
 import time
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import nbformat
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
+import fmlib
 from fmlib import _rich, exercises
-from fmlib.exercises import ____, _limits, _progress
+from fmlib.exercises import ____, _limits, _progress, _wording
 from fmlib.exercises._blank import Blank, holds_blank
 from fmlib.exercises._questions import Choice, Function, Number, Wrong
+from fmlib.exercises._training import SmallNetwork, TrainingStep
 
 ROOT = Path(__file__).parents[2]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))
@@ -83,6 +91,8 @@ def test_a_notebook_is_given_both_forms(shell, capsys):
     assert published(shell) == [{"text/plain": "two", "text/html": "<b>two</b>"}] and not capsys.readouterr().out
 
 
+FIRST = {True: "Run this cell and click the letter of your answer", False: "Replace ____ by your answer and run"}
+
 # ---- each exercise ---------------------------------------------------------------------------------------------------
 
 
@@ -91,7 +101,7 @@ def test_the_reference_solution_passes(q, capsys):
     names = {"torch": torch, "____": ____, "exercises": exercises}
     exec(q.answer_code, names)  # the whole cell, as a solved notebook has it
     assert capsys.readouterr().out.startswith("Correct. ")
-    assert names["q"] is q
+    assert names[q.name] is q
 
 
 @by_key
@@ -145,21 +155,27 @@ def test_a_wrong_answer_is_known_however_it_is_written(key, source, part, capsys
 def test_the_start_is_not_attempted(q, capsys):
     names = {"torch": torch, "____": ____, "exercises": exercises}
     exec(q.start, names)
-    out = capsys.readouterr().out
-    assert f"Exercise {q.number} is open. Replace ____" in out.replace("\n", " ")
+    assert f"Exercise {q.number} is open. {FIRST[type(q) is Choice]}" in capsys.readouterr().out.replace("\n", " ")
     assert q.check().kind == q.check(____).kind == q.check(None).kind == "not attempted"
 
 
 @by_key
 def test_texts_are_in_form(q):
     assert getattr(getattr(exercises, q.key.split(".")[0]), q.key.split(".")[1]) is q
-    assert q.task in ("predict", "complete", "break it") and len(q.hints) >= 2
+    assert q.task in ("predict", "complete", "write", "find the bug", "break it") and len(q.hints) >= 2
     assert 2 <= len(re.findall(r"[.?)](?:\s|$)", q.why)) <= 7
     for text in (q.start, q.answer_code):
         lines = text.split("\n")
         assert len(lines) <= 20 and max(map(len, lines)) <= 88
-        assert lines[0] == f"q = exercises.{q.key}" and lines[-1] == "q.check(answer)"
-    assert "____" in q.given and "____" not in q.reference
+        assert lines[0] == f"{q.name} = exercises.{q.key}" and "____" not in q.reference
+    if isinstance(q, Choice):
+        assert [q.start.split("\n")[1:], q.answer_code.split("\n")[1:]] == [
+            [f"{q.name}.ask()"],
+            [f'{q.name}.check("{q.right}")'],
+        ]
+    else:
+        assert lines[-1] == f"{q.name}.check(answer)" and q.start.endswith("\n" + lines[-1])
+        assert ("____" in q.given) == (q.task != "find the bug") and q.given != q.reference
     prose = " ".join(text for text in [q.question, q.after, q.why, *q.hints] if text)
     assert "!" not in prose and "  " not in prose and prose.isascii()
 
@@ -199,11 +215,11 @@ def test_hopeless_answers_get_a_sentence(q, capsys):
         assert "0x" not in out and "Traceback" not in out
 
 
-def test_the_course_has_three_to_six_exercises_a_notebook_numbered_in_order():
+def test_the_course_has_three_to_nine_exercises_a_notebook_numbered_in_order():
     assert len({q.number for q in EVERY}) == len({q.key for q in EVERY}) == len(EVERY)
     for chapter, module in enumerate(exercises.TITLES, start=1):
         here = [q.number for q in EVERY if q.key.startswith(module + ".")]
-        assert 3 <= len(here) <= 6 and here == [f"{chapter}.{k + 1}" for k in range(len(here))]
+        assert 3 <= len(here) <= 9 and here == [f"{chapter}.{k + 1}" for k in range(len(here))]
 
 
 # ---- what a wrong function is told -----------------------------------------------------------------------------------
@@ -646,6 +662,100 @@ def test_output_is_wrapped_but_code_is_not(capsys):
         assert max(map(len, capsys.readouterr().out.split("\n"))) <= 88
 
 
+# ---- a choice by its buttons -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def fresh(monkeypatch):
+    """The choice, not answered yet."""
+    monkeypatch.setattr(choice, "_answers", [])
+    return choice
+
+
+def asked(q, shell):
+    """The buttons by letter, and what `ask` says below them."""
+    from ipywidgets.widgets.widget import _instances
+
+    q.ask()
+    row, said = published(shell)
+    box = _instances[row["application/vnd.jupyter.widget-view+json"]["model_id"]]
+    assert row["text/plain"] == ""
+    return {button.description: button for button in box.children}, said
+
+
+def said_on_click(button, shell) -> str:
+    """What a click puts in the place of what was said before."""
+    before = shell.display_pub.outputs.copy()
+    button.click()
+    (output,) = shell.display_pub.outputs[len(before) :]
+    (bundle,) = published(shell)
+    assert output["update"] and "fmlib-feedback" in bundle["text/html"]
+    return bundle["text/html"]
+
+
+def test_a_click_is_answered_like_a_letter(fresh, shell):
+    buttons, said = asked(fresh, shell)
+    assert list(buttons) == list("abcd") and buttons["a"].tooltip == "a: before t=0.25"
+    reason = fresh.options["a"][1]
+    for text in said.values():
+        assert "Exercise 1.2 is open. " in text and 'q1_2.check("a")' in text and reason[:20] not in text
+    told = said_on_click(buttons["a"], shell)
+    assert "Not yet" in told and reason[:60] in told and buttons["a"].button_style
+    assert "Your answer is a. It is kept as your first." in told
+    told = said_on_click(buttons["c"], shell)
+    assert "Correct" in told and "Your answer is now c, and your first was a." in told
+    assert [letter for letter, button in buttons.items() if button.button_style] == ["c"]
+    told = said_on_click(buttons["a"], shell)
+    assert "now a, as at first. You have found the right one, c, before." in told
+    assert json.loads(_progress.path().read_text())["done"] == {"1.2": "basics.three_bumps"}
+
+
+def test_what_is_said_has_one_place_for_each_time_the_cell_runs(fresh, shell):
+    fresh.ask()
+    fresh.ask()
+    places = [output["transient"]["display_id"] for output in shell.display_pub.outputs if output["transient"]]
+    assert len(set(places)) == 2
+    published(shell)
+    buttons, _ = asked(fresh, shell)
+    buttons["b"].click()
+    buttons["b"].click()
+    assert len({output["transient"]["display_id"] for output in shell.display_pub.outputs}) == 1
+
+
+def test_the_first_answer_is_kept_when_the_cell_runs_again(fresh, shell):
+    said_on_click(asked(fresh, shell)[0]["b"], shell)
+    buttons, said = asked(fresh, shell)
+    assert " is open. " in said["text/plain"]
+    assert "Your answer is now b, as at first." in said_on_click(buttons["b"], shell)
+
+
+def test_check_answers_in_a_cell_as_a_click_does(fresh, capsys):
+    fresh.check("(B)")
+    assert capsys.readouterr().out.endswith("Your answer is b. It is kept as your first.\n")
+    for other in ("x", "e", 3, ____, None):
+        fresh.check(other)
+        assert "Your answer" not in capsys.readouterr().out
+    fresh.check("c")
+    assert "now c, and your first was b.\n" in capsys.readouterr().out
+
+
+def test_a_click_that_fails_says_so(fresh, shell, monkeypatch):
+    buttons, _ = asked(fresh, shell)
+    with monkeypatch.context() as patch:
+        patch.setattr(_progress, "record", lambda *_: 1 / 0)
+        told = said_on_click(buttons["c"], shell)
+    assert "could not be answered (ZeroDivisionError" in told and "Traceback" not in told
+    assert "Correct" in said_on_click(buttons["c"], shell)
+
+
+@pytest.mark.parametrize("missing", [True, False])
+def test_without_widgets_the_text_says_how_to_answer(missing, fresh, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ipywidgets", None) if missing else None
+    fresh.ask()
+    out = capsys.readouterr().out.replace("\n", " ")
+    assert "Exercise 1.2 is open. " in out and 'write q1_2.check("a")' in out
+
+
 # ---- choices and numbers ---------------------------------------------------------------------------------------------
 
 
@@ -655,7 +765,7 @@ def test_a_letter_may_be_written_in_several_ways(answer, capsys):
 
 
 def test_a_choice_that_is_none(capsys):
-    assert 'such as answer = "a"' in choice.check(3).message
+    assert 'such as q1_2.check("a")' in choice.check(3).message
     assert "There is no option 'e'" in choice.check("e").message
     for answer in ("", "cc", "b or c", "optionc", "not c", "option", "c d"):
         assert "There is no option" in choice.check(answer).message, answer
@@ -708,7 +818,7 @@ def test_hints_go_step_by_step(capsys, monkeypatch):
     assert capsys.readouterr().out.startswith(f"Hint 3 of {count}")
     for bad in (0, -1, "2", 1.5, True):
         q.hint(bad)
-        assert "by its number, q.hint(1) to q.hint(3)" in capsys.readouterr().out
+        assert "by its number, q3_2.hint(1) to q3_2.hint(3)" in capsys.readouterr().out
     q.hint(99)
     assert "no further hint" in capsys.readouterr().out
 
@@ -717,7 +827,314 @@ def test_solution_shows_code_and_why(capsys):
     velocity.solution()
     out = capsys.readouterr().out
     assert out.startswith("def answer(x_0, x_1, t):\n    return x_1 - x_0\n\nThe derivative of")
-    assert repr(velocity) == "Exercise 1.1: q.check(answer), q.hint(), q.solution()"
+    assert repr(velocity) == "Exercise 1.1: q1_1.check(answer), q1_1.hint(), q1_1.solution()"
+    assert repr(choice) == "Exercise 1.2: q1_2.ask(), q1_2.hint(), q1_2.solution()"
+    choice.solution()
+    assert capsys.readouterr().out.startswith("c: between $t=0.5$ and $t=0.75$\n\nGiven its component")
+
+
+# ---- training steps --------------------------------------------------------------------------------------------------
+
+STEP = """def answer(network, optimizer, x_0, x_1, t):
+    optimizer.zero_grad()
+    x_t = (1 - t[:, None]) * x_0 + t[:, None] * x_1
+    loss = (network(x_t, t) - (x_1 - x_0)).square().sum(1).mean()
+    loss.backward()
+    optimizer.step()
+    return loss.item()"""
+LINES = STEP.split("\n")
+
+
+def step_case(draw: torch.Generator) -> tuple:
+    """A small network, plain gradient descent for it, and a batch of pairs and times."""
+    network = SmallNetwork(2, draw)
+    x_0, x_1 = (torch.randn(5, 2, generator=draw, dtype=torch.float64) for _ in range(2))
+    t = torch.rand(5, generator=draw, dtype=torch.float64)
+    return network, torch.optim.SGD(network.parameters(), lr=0.1), x_0, x_1, t
+
+
+def training_step(**changes) -> TrainingStep:
+    texts = {"key": "a.step", "number": "9.3", "task": "write", "question": "", "why": "So it is.", "hints": ()}
+    arguments = ("network", "optimizer", "x_0", "x_1", "t")
+    given = LINES[0] + "\n    loss = ____\n    return loss"
+    truth = Wrong(STEP, "").answer
+    known = (Wrong(STEP.replace("(x_1 - x_0)", "x_1"), "This learns the target point."),)
+    settings = {"given": given, "reference": STEP, "arguments": arguments, "make": step_case, "truth": truth}
+    return TrainingStep(**{**texts, **settings, "wrongs": known, **changes})
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        STEP,
+        STEP.replace("return loss.item()", "return loss"),
+        STEP.replace("    optimizer.zero_grad()\n", "").replace("return", "optimizer.zero_grad()\n    return"),
+        STEP.replace("optimizer.zero_grad", "network.zero_grad"),
+        STEP.replace(".square().sum(1).mean()", ".pow(2).sum() / len(x_0)"),
+        STEP.replace("network(x_t, t)", "network(t=t, x=x_t)"),
+        STEP.replace("x_t = ", "x_t = torch.rand(3).sum() * 0 + "),  # it draws, and uses nothing of it
+        "import torch\n"
+        + STEP.replace(
+            "optimizer.step()",
+            "with torch.no_grad():\n        for p in network.parameters():\n            p -= 0.1 * p.grad",
+        ),
+    ],
+)
+def test_a_right_step_is_right_however_it_is_written(source, capsys, monkeypatch):
+    monkeypatch.setattr(_progress, "record", lambda *_: "")
+    assert training_step().check(answer_of(source)).message == "So it is."
+
+
+@pytest.mark.parametrize(
+    "old, new, kind, part",
+    [
+        (LINES[1], "    torch.manual_seed(0)\n" + LINES[1], "wrong", "sets the seed of the global random numbers"),
+        (LINES[-1], "    pass", "wrong", "returns None. Return the loss"),
+        (LINES[-1], "    return 'done'", "wrong", "a string in quotes. It must return the loss"),
+        (LINES[-1], "    return x_t", "wrong", "a tensor of shape (5, 2). A loss is one number"),
+        (LINES[-1], "    return 2 * loss", "wrong", "the wrong number is returned: your loss is"),
+        (LINES[1], "    pass", "wrong", "Is zero_grad() missing"),
+        (LINES[4], LINES[1] + "\n" + LINES[4] + "\n" + LINES[1], "wrong", "does zero_grad() stand after it"),
+        (LINES[4], "    pass", "wrong", "Is loss.backward() missing"),
+        (LINES[5], "    pass", "wrong", "Is optimizer.step() missing"),
+        ("network(x_t, t)", "network(x_t, t).detach()", "error", "The loss is cut off from the network"),
+        ("sum(1).mean()", "sum(1)", "error", "take the mean over the batch"),
+        (LINES[4], LINES[4] + "\n" + LINES[4], "error", "Compute the loss anew"),
+        (".sum(1).mean()", ".mean()", "wrong", "0.5 times as long"),
+        (".sum(1).mean()", ".sum()", "wrong", "5 times as long"),
+        (".sum(1).mean()", ".sum(1).mean().neg()", "wrong", "exactly the wrong way"),
+        ("(x_1 - x_0)", "x_1", "wrong", "This learns the target point."),
+        ("(x_1 - x_0)", "(x_0 - x_1)", "wrong", "Look at the target of the loss. q9_3.hint() helps."),
+        ("t[:, None] * x_1", "t * x_1", "error", "Write t[:, None]"),
+        (
+            "network(x_t, t)",
+            "network(x_t[:1], t[:1])",
+            "wrong",
+            "input x of shape (1, 2), and shape (5, 2)",
+        ),
+        ("network(x_t, t)", "network(x_t, 1 - t)", "wrong", "calls the network at another t: in the first row it is"),
+        ("network(x_t, t)", "network(x_0, t)", "wrong", "calls the network at another x"),
+        ("network(x_t, t)", "network(x_t, torch.rand(5).double())", "wrong", "all that it needs is given"),
+        ("network(x_t, t)", "network(network(x_t, t), t)", "wrong", "calls the network 2 times; once is expected"),
+        ("network(x_t, t)", "(network.out.sum() * x_t)", "wrong", "never calls the network that it is given"),
+        (LINES[4], "    network.hidden.requires_grad_(False)\n" + LINES[4], "wrong", "Only a part of the weights"),
+        ("square()", "mul(network(x_t, t).detach() - x_1 + x_0)", "wrong", "calls the network 2 times"),
+        (".sum(1)", ".mul(float('nan')).sum(1)", "wrong", "NaN or infinity"),
+        (LINES[3], LINES[3] + "\n    x_0 += 1", "wrong", "changes its input x_0 in place"),
+        (LINES[4], "    while True: pass", "error", "a loop that never ends"),
+    ],
+)
+def test_a_wrong_step_is_told_what_is_wrong(old, new, kind, part, capsys, monkeypatch):
+    monkeypatch.setattr(_limits, "SECONDS", 1.0)
+    assert STEP.count(old) == 1
+    outcome = training_step().check(answer_of("import torch\n" + STEP.replace(old, new)))
+    assert outcome.kind == kind and part in outcome.message, outcome.message
+
+
+def test_a_step_that_draws_may_draw_in_any_order(capsys, monkeypatch):
+    monkeypatch.setattr(_progress, "record", lambda *_: "")
+    head = "import torch\ndef answer(network, optimizer, x_1):\n"
+    noise, time = "    x_0 = torch.randn_like(x_1)\n", "    t = torch.rand(len(x_1)).double()\n"
+    rest = "\n".join(LINES[1:])
+    sources = [head + noise + time + rest, head + time + noise + rest]
+    q = training_step(
+        arguments=("network", "optimizer", "x_1"),
+        make=lambda draw: step_case(draw)[:3],
+        truth=answer_of(sources[0]),
+        also=(answer_of(sources[1]),),
+        wrongs=(),
+    )
+    assert [q.check(answer_of(source)).kind for source in sources] == ["correct", "correct"]
+    seeded = sources[0].replace("    x_0 =", "    torch.manual_seed(10)\n    x_0 =")
+    assert "sets the seed" in q.check(answer_of(seeded)).message
+    assert "another x" in q.check(answer_of(sources[0].replace("x_0 = torch", "x_0 = 2 * torch"))).message
+
+
+def test_a_gradient_may_be_asked_for_instead_of_a_step(capsys, monkeypatch):
+    monkeypatch.setattr(_progress, "record", lambda *_: "")
+    gradient = "\n".join([LINES[0].replace("optimizer, ", ""), "    network.zero_grad()", *LINES[2:5]])
+    arguments = ("network", "x_0", "x_1", "t")
+    make = lambda draw: [a for k, a in enumerate(step_case(draw)) if k != 1]  # noqa: E731
+    q = training_step(arguments=arguments, make=make, truth=answer_of(gradient), wrongs=())
+    assert q.check(answer_of(gradient)).kind == q.check(answer_of(gradient + "\n    return loss")).kind == "correct"
+    assert "Is zero_grad() missing" in q.check(answer_of(gradient.replace("network.zero_grad()", "pass"))).message
+    assert "5 times as long" in q.check(answer_of(gradient.replace("sum(1).mean()", "sum()"))).message
+    assert "The loss is" not in q.check(answer_of(gradient.replace("x_1 - x_0)", "x_0)"))).message
+
+
+def test_the_code_with_the_bug_is_open_until_it_is_changed(capsys, monkeypatch):
+    monkeypatch.setattr(_progress, "record", lambda *_: "")
+    given = STEP.replace("    optimizer.zero_grad()\n", "")
+    q = training_step(task="find the bug", given=given)
+    for untouched in (given, given.replace("loss = ", "# a comment\n    loss = ")):
+        outcome = q.check(answer_of("x = 1\n" + untouched))
+        assert outcome.kind == "not attempted" and outcome.message.startswith("This is still the code as given")
+    assert "Exercise 9.3 is open. This is still the code as given" in capsys.readouterr().out
+    changed = q.check(answer_of(given.replace("square()", "square().clone()")))
+    assert changed.kind == "wrong" and "Is zero_grad() missing" in changed.message
+    assert q.check(answer_of(STEP)).kind == "correct"
+    halved = replace(velocity, given=velocity.wrongs[0].source, task="find the bug")
+    assert halved.check(velocity.wrongs[0].answer).kind == "not attempted"
+    assert halved.check(answer_of("answer = lambda x_0, x_1, t: -x_1 + x_0")).kind == "wrong"
+
+
+def test_an_unwritten_step_is_open(capsys):
+    q = training_step()
+    assert q.check(answer_of(q.given)).message.startswith("Replace ____ by your answer")
+
+
+# ---- feedback as HTML ------------------------------------------------------------------------------------------------
+
+
+def test_feedback_is_marked_by_a_word_and_a_colour_of_its_own(shell):
+    velocity.check(answer_of(velocity.reference))
+    velocity.check(velocity.wrongs[0].answer)
+    velocity.check(answer_of(FUNCTION + "    raise ValueError('a < b & c')"))
+    velocity.check()
+    velocity.hint(1)
+    velocity.solution()
+    shown = published(shell)
+    badge = r'<b style="background-color:(#\w+);color:#ffffff[^>]*>(.*?)</b>'
+    heads = [re.search(badge, bundle["text/html"]) for bundle in shown]
+    assert [head[2] for head in heads] == ["Correct", "Not yet", "Error", "Open", "Hint 1 of 2", "Solution"]
+    assert len({head[1] for head in heads}) == 5  # a hint and a solution look alike
+    assert "ValueError: a &lt; b &amp; c" in shown[2]["text/html"] and "a < b & c" in shown[2]["text/plain"]
+    assert shown[0]["text/plain"].startswith("Correct. The derivative") and "<" not in shown[1]["text/plain"]
+    assert "def answer(x_0, x_1, t):\n    return x_1 - x_0</pre>" in shown[5]["text/html"]
+
+
+@pytest.mark.parametrize(
+    "text, html",
+    [
+        ("a < b & c", "a &lt; b &amp; c"),
+        ("so $x_0 < *y*$ and `a*b*c <`", "so $x_0 &lt; *y*$ and <code>a*b*c &lt;</code>"),
+        ("*behind* the 2 * a * b", "<em>behind</em> the 2 * a * b"),
+        ('q1_2.check("a") or q1_2', '<code>q1_2.check("a")</code> or q1_2'),
+        ("one\ntwo", "one<br>two"),
+        ("one:\n    x = 1\ntwo", 'one:\n<pre style="margin:6px 0;padding:0">x = 1</pre>\ntwo'),
+    ],
+)
+def test_prose_becomes_html(text, html):
+    assert _wording.marked_up(text) == html
+
+
+def test_the_colours_can_be_read():
+    def light(colour):
+        parts = [int(colour[k : k + 2], 16) / 255 for k in (1, 3, 5)]
+        linear = [p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    for colour in (_wording.GREEN, _wording.AMBER, _wording.RED, _wording.GREY, _wording.BLUE):
+        assert 1.05 / (light(colour) + 0.05) >= 4.5, colour  # white on it, as WCAG 2 asks
+
+
+# ---- reveal ----------------------------------------------------------------------------------------------------------
+
+
+def pictures(bundle: dict) -> list[Image.Image]:
+    """The pictures inside a box."""
+    found = re.findall(r'src="data:image/png;base64,([^"]+)"', bundle["text/html"])
+    return [Image.open(io.BytesIO(base64.b64decode(png))) for png in found]
+
+
+def test_reveal_keeps_everything_closed_and_in_its_order(shell, capsys):
+    from IPython.display import HTML, Latex, Markdown, display
+
+    with exercises.reveal("What *appears* at $t<1$", alt='two "lines"'):
+        print("first & last")
+        _rich.show("a row", "<b>a row</b>")
+        plt.plot([0, 1])
+        display(Markdown("some `code`"), Latex("$x$"), HTML("<i>html</i>"), [1, "<"])
+        print("end", end="")
+    (bundle,) = published(shell)
+    assert capsys.readouterr().out == "" and not plt.get_fignums()
+    box = bundle["text/html"]
+    assert re.match(r"<details style=[^>]*><summary[^>]*><b>What <em>appears</em> at \$t&lt;1\$</b></summary>", box)
+    assert box.endswith("</details>") and [picture.mode for picture in pictures(bundle)] == ["P"]
+    order = ["first &amp; last", "<b>a row</b>", "<code>code</code>", "$x$", "<i>html</i>", "[1, '&lt;']", ">end<"]
+    places = [box.index(part) for part in [*order, '<img alt="two &quot;lines&quot;" src=']]
+    assert places == sorted(places)
+    lines = bundle["text/plain"].split("\n")
+    assert lines[0].endswith(" (closed; open it in the notebook)") and lines[1:3] == ["first & last", "a row"]
+    assert not any("Figure" in line for line in lines)
+
+
+def test_reveal_takes_the_figures_made_in_it_and_no_others(shell):
+    plt.figure(figsize=(1, 1))
+    outside = plt.gcf()
+    with exercises.reveal("boxed"):
+        assert not plt.get_fignums()
+        for _ in range(2):
+            plt.figure(figsize=(3, 2), dpi=50).subplots()
+    assert len(pictures(published(shell)[0])) == 2
+    assert plt.get_fignums() == [1] and plt.gcf() is outside
+    plt.close("all")
+
+
+def test_reveal_takes_what_is_shown_inside_it(shell):
+    import matplotlib_inline.backend_inline as inline
+    from IPython.core.pylabtools import select_figure_formats
+
+    select_figure_formats(shell, {"png"})  # as a notebook's backend does
+    plt.figure(figsize=(1, 1)).subplots()
+    with exercises.reveal("boxed"):
+        plt.figure(figsize=(3, 2), dpi=50).subplots()
+        inline.show()  # what plt.show() is in a notebook
+    (bundle,) = published(shell)
+    assert len(pictures(bundle)) == 1 and "Figure" not in bundle["text/plain"] and plt.get_fignums() == [1]
+    inline.show()  # as at the end of the cell: the figure from outside is still to come
+    assert [set(b) for b in published(shell)] == [{"text/plain", "image/png"}] and not plt.get_fignums()
+
+
+def test_an_update_replaces_what_was_displayed(shell):
+    from IPython.display import HTML, clear_output, display
+
+    with exercises.reveal("boxed"):
+        print("gone")
+        clear_output()
+        handle = display(HTML("old"), display_id=True)
+        display(HTML("after"))
+        handle.update(HTML("new"))
+    (bundle,) = published(shell)
+    assert "<summary" in bundle["text/html"] and bundle["text/html"].endswith("newafter</details>")
+
+
+def test_a_widget_is_shown_as_its_picture_or_not_at_all(shell):
+    widget = {"application/vnd.jupyter.widget-view+json": {"model_id": "x"}, "text/plain": "Explorer(children=..."}
+    with exercises.reveal("boxed"):
+        shell.display_pub.publish(widget)
+        shell.display_pub.publish({**widget, "image/png": "aGFsbG8=\n"})
+    (bundle,) = published(shell)
+    assert 'src="data:image/png;base64,aGFsbG8="' in bundle["text/html"] and bundle["text/html"].count("<img") == 1
+    assert "Explorer" not in "".join(bundle.values()) and "<pre" not in bundle["text/html"]
+
+
+def test_an_exception_passes_and_leaves_open_what_came_before(shell, capsys):
+    publisher, out = shell.display_pub, sys.stdout
+    with pytest.raises(ZeroDivisionError), exercises.reveal("boxed"):
+        print("before")
+        _rich.show("row", "<b>row</b>")
+        plt.plot([0, 1])
+        1 / 0  # noqa: B018
+    assert capsys.readouterr().out == "before\n" and shell.display_pub is publisher and sys.stdout is out
+    row, figure = published(shell)
+    assert row == {"text/plain": "row", "text/html": "<b>row</b>"} and list(figure) == ["image/png"]
+    assert not plt.get_fignums()
+
+
+def test_reveal_prints_openly_where_no_notebook_runs(capsys):
+    with exercises.reveal("boxed"):
+        print("open")
+    assert capsys.readouterr().out == "open\n"
+
+
+def test_a_claim_in_a_reveal_counts(shell):
+    with exercises.reveal("boxed"):
+        fmlib.claim("one and one", 2, 2, within=0)
+    (bundle,) = published(shell)
+    assert "one and one" in bundle["text/html"] and "one and one" in bundle["text/plain"]
+    with pytest.raises(fmlib.claims.ClaimError), exercises.reveal("boxed"):
+        fmlib.claim("one and two", 2, 3, within=0)
 
 
 # ---- the blank -------------------------------------------------------------------------------------------------------
@@ -783,8 +1200,8 @@ def test_a_notebook_holds_its_exercises_as_they_start(path):
         cell = notebook.cells[places[name]]
         assert cell.source == q.start and cell.metadata["tags"] == ["exercise"]
         assert notebook.cells[places[name] - 1].source == q.markdown
-        shown = "".join(output.text for output in cell.outputs)
-        assert f"Exercise {q.number} is open. Replace ____" in shown.replace("\n", " ")
+        shown = "".join(output.data["text/html"] for output in cell.outputs)
+        assert f"Exercise {q.number} is open. " in shown or cell.execution_count is None  # not run yet, as handed out
     sources = "\n".join(cell.source for cell in notebook.cells)
     assert sources.count("**Exercise ") == len(here)
     setup = next(cell.source for cell in notebook.cells if cell.cell_type == "code")
@@ -793,7 +1210,7 @@ def test_a_notebook_holds_its_exercises_as_they_start(path):
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
 def test_no_other_cell_reads_what_an_exercise_cell_defines(path):
-    defined = {"q", "answer", "math"}
+    defined = {"answer", "math", *(q.name for q in EVERY)}
     for cell in nbformat.read(path, as_version=4).cells:
         if cell.cell_type != "code" or "exercise" in cell.metadata.get("tags", []):
             continue
@@ -810,6 +1227,25 @@ def test_solved_fills_in_every_reference_and_leaves_the_rest():
     assert [cell.source for cell in notebook.cells] == before
     changed = {new.id: new.source for old, new in zip(notebook.cells, solved.cells, strict=True) if old != new}
     assert set(changed.values()) == {q.answer_code for q in EVERY if q.number.startswith("1.")}
+
+
+def test_written_brings_an_old_notebook_up_to_date():
+    notebook = nbformat.read(NOTEBOOKS[0], as_version=4)
+    old = copy.deepcopy(notebook)
+    places = {cell.id: k for k, cell in enumerate(old.cells)}
+    k = places["exercise-1-1-check"]
+    stale = nbformat.v4.new_output("stream", name="stdout", text="old")
+    old.cells[k - 1].source, old.cells[k].source, old.cells[k].outputs = "old", "q = old", [stale]
+    new = exercises.written(old)
+    assert [cell.source for cell in new.cells] == [cell.source for cell in notebook.cells]
+    assert not new.cells[k].outputs and old.cells[k].source == "q = old"
+    del old.cells[k - 1]
+    with pytest.raises(ValueError, match="above the cell exercise-1-1-check"):
+        old.cells[k - 2].cell_type = "code"
+        exercises.written(old)
+    old.cells[k - 1].id = "exercise-1-99-check"
+    with pytest.raises(KeyError):
+        exercises.written(old)
 
 
 # ---- imports ---------------------------------------------------------------------------------------------------------
@@ -835,7 +1271,8 @@ def test_references_do_not_come_from_what_the_learner_could_call():
     for path in (ROOT / "fmlib" / "exercises").glob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.ImportFrom) and node.module.startswith("fmlib"):
-                assert node.module.startswith("fmlib.exercises"), path.name
+                module = [f"fmlib.{alias.name}" for alias in node.names] if node.module == "fmlib" else [node.module]
+                assert all(m.startswith(("fmlib.exercises", "fmlib._rich")) for m in module), path.name
 
 
 # ---- progress --------------------------------------------------------------------------------------------------------
@@ -934,6 +1371,23 @@ def test_progress_table(file, capsys):
     assert re.fullmatch(r"1\. Flow matching basics +1 of +6   \[ \] 1\.1  \[x\] 1\.2  \[ \] 1\.3 .*", lines[0])
     assert re.fullmatch(rf"The course +1 of {len(EVERY)}", lines[5])
     assert lines[6] == f"Kept in {file}; delete that file to start again."
+    assert lines[7:] == ["To post:", exercises.progress_line(), ""]
+
+
+def test_progress_in_one_line(file, capsys):
+    def line(done: dict) -> str:
+        counts = {n: sum(q.number.startswith(f"{n}.") for q in EVERY) for n in range(1, len(exercises.TITLES) + 1)}
+        parts = ", ".join(f"{n}: {done.get(n, 0)}/{count}" for n, count in counts.items())
+        return f"fmlib: {sum(done.values())} of {len(EVERY)} exercises done ({parts})"
+
+    assert exercises.progress_line() == line({})
+    choice.check("c")
+    number.check(0.588)
+    potential.check(answer_of(potential.reference))
+    assert exercises.progress_line() == line({1: 2, 3: 1})
+    file.unlink()
+    file.mkdir()  # unreadable: nothing is known, and nothing raised
+    assert exercises.progress_line() == line({})
 
 
 def test_deleting_the_file_starts_again(file, capsys):
