@@ -900,6 +900,7 @@ def test_a_right_step_is_right_however_it_is_written(source, capsys, monkeypatch
         ("network(x_t, t)", "network(x_t, t).detach()", "error", "The loss is cut off from the network"),
         ("sum(1).mean()", "sum(1)", "error", "take the mean over the batch"),
         (LINES[4], LINES[4] + "\n" + LINES[4], "error", "Compute the loss anew"),
+        ("loss.backward()", "(loss + network.out.sum()).backward()", "wrong", "its gradient is not. Is a part of it"),
         (".sum(1).mean()", ".mean()", "wrong", "0.5 times as long"),
         (".sum(1).mean()", ".sum()", "wrong", "5 times as long"),
         (".sum(1).mean()", ".sum(1).mean().neg()", "wrong", "exactly the wrong way"),
@@ -972,10 +973,12 @@ def test_the_code_with_the_bug_is_open_until_it_is_changed(capsys, monkeypatch):
     assert "Exercise 9.3 is open. This is still the code as given" in capsys.readouterr().out
     changed = q.check(answer_of(given.replace("square()", "square().clone()")))
     assert changed.kind == "wrong" and "Is zero_grad() missing" in changed.message
+    for other in (given.replace("x_1 - x_0", "x_1 - 2 * x_0"), given.replace("square", "abs")):
+        assert q.check(answer_of(other)).kind == "wrong"
     assert q.check(answer_of(STEP)).kind == "correct"
-    halved = replace(velocity, given=velocity.wrongs[0].source, task="find the bug")
-    assert halved.check(velocity.wrongs[0].answer).kind == "not attempted"
-    assert halved.check(answer_of("answer = lambda x_0, x_1, t: -x_1 + x_0")).kind == "wrong"
+    halved = replace(velocity, given="def answer(x_0, x_1, t):\n    return 0.5 * (x_1 - x_0)", task="find the bug")
+    assert halved.check(answer_of(halved.given)).kind == "not attempted"
+    assert halved.check(answer_of(halved.given.replace("0.5", "2"))).kind == "wrong"  # another constant, another bug
 
 
 def test_an_unwritten_step_is_open(capsys):
@@ -1096,7 +1099,7 @@ def test_an_update_replaces_what_was_displayed(shell):
         display(HTML("after"))
         handle.update(HTML("new"))
     (bundle,) = published(shell)
-    assert "<summary" in bundle["text/html"] and bundle["text/html"].endswith("newafter</details>")
+    assert "<summary" in bundle["text/html"] and bundle["text/html"].endswith("</b></summary>newafter</details>")
 
 
 def test_a_widget_is_shown_as_its_picture_or_not_at_all(shell):
