@@ -59,8 +59,13 @@ def caption(paragraph: str) -> str:
 
 
 def pictures(cell) -> list[str]:
-    """The pictures among the outputs of a code cell, as base64 of a PNG."""
-    return [output.data["image/png"] for output in cell.outputs if "image/png" in output.get("data", {})]
+    """The pictures among the outputs of a code cell, those in a closed box too, as base64 of a PNG."""
+    found = []
+    for output in cell.outputs:
+        data = output.get("data", {})
+        shown = re.findall(r'src="data:image/png;base64,([^"]+)"', data.get("text/html", ""))
+        found += [data["image/png"]] if "image/png" in data else shown
+    return found
 
 
 def minutes() -> dict[str, tuple[str, str]]:
