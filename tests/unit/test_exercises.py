@@ -900,6 +900,7 @@ def test_a_right_step_is_right_however_it_is_written(source, capsys, monkeypatch
         ("network(x_t, t)", "network(x_t, t).detach()", "error", "The loss is cut off from the network"),
         ("sum(1).mean()", "sum(1)", "error", "take the mean over the batch"),
         (LINES[4], LINES[4] + "\n" + LINES[4], "error", "Compute the loss anew"),
+        ("loss.backward()", "(loss + network.out.sum()).backward()", "wrong", "its gradient is not. Is a part of it"),
         (".sum(1).mean()", ".mean()", "wrong", "0.5 times as long"),
         (".sum(1).mean()", ".sum()", "wrong", "5 times as long"),
         (".sum(1).mean()", ".sum(1).mean().neg()", "wrong", "exactly the wrong way"),
