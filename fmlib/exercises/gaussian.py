@@ -233,8 +233,8 @@ from_velocity = _DenoiserAndScore(
         ),
         Wrong(
             _CONVERT.format("t = t[:, None]", "x_1 = x + (1 - t) * u", "x_0 = x - t * u", _SCORE),
-            "Your score belongs to $\\hat x_0$ as it should, but $\\hat x_1$ and $\\hat x_0$ are those of cond-OT. For any "
-            "schedule they follow from the two equations.",
+            "Your score belongs to $\\hat x_0$ as it should, but $\\hat x_1$ and $\\hat x_0$ are those of cond-OT. For "
+            "any schedule they follow from the two equations.",
         ),
         Wrong(
             _CONVERTED.replace("score = -x_0", "score = x_0"),
@@ -577,7 +577,7 @@ euler_ends = Choice(
         ),
     },
     after=(
-        "Below, each is run on times that stop short of the other end. How does DDIM itself manage both ends, with an "
+        "Below, each takes one step from $t=0$ and one to $t=1$. How does DDIM itself manage both ends, with an "
         "$\\hat x_1$ from a network?"
     ),
     reference='answer = "b"',

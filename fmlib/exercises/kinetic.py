@@ -139,97 +139,6 @@ gap_as_loss = Function(
     other_wrongs=((_GAP.format("(v - u).square().sum(1).mean().item()"), "must return a torch tensor"),),
 )
 
-singular_speed = Choice(
-    key="kinetic.singular_speed",
-    number="4.5",
-    task="predict",
-    question=(
-        "The variance-preserving schedule of notebook 5 has $\\sigma_t'\\to-\\infty$ as $t\\to1$, like "
-        "$-(1-t)^{-1/2}$. Let the target have a bounded density. What are its bound and the kinetic energy of its "
-        "marginal velocity?"
-    ),
-    options={
-        "a": (
-            "both are finite, since $(1-t)^{-1/2}$ is integrable",
-            "The speed is integrable, so every path has a finite length. But an energy integrates the *square* of the "
-            "speed, which is of order $1/(1-t)$.",
-        ),
-        "b": (
-            "both are infinite",
-            "The bound is. But the marginal velocity contains $\\sigma_t'$ only times $\\mathbb E[X_0|X_t]$, and near "
-            "$t=1$ the place says next to nothing about the noise: that mean is of the order of $\\sigma_t$.",
-        ),
-        "c": ("the bound is infinite, the kinetic energy is finite", ""),
-        "d": (
-            "the bound is finite, the kinetic energy is infinite",
-            "That cannot be: the bound is an upper bound of the kinetic energy.",
-        ),
-    },
-    after="Then read on: the experiment below decides, and its result is in a box.",
-    why=(
-        "The bound contains $\\int\\sigma_t'^2dt\\;\\mathbb E\\|X_0\\|^2$, and $1/(1-t)$ has an infinite integral. In "
-        "the marginal velocity $\\sigma_t'$ is multiplied by $\\mathbb E[X_0|X_t]$, which for a bounded density is of "
-        "order 1 only within about $\\sigma_t$ of an edge, where few samples are. So what each further factor of ten "
-        "of $1-t$ adds to the energy falls geometrically. (For a finite data set the energy is infinite too: near a "
-        "data point the place does tell $X_0$.) An infinite bound says nothing about the flow."
-    ),
-    hints=(
-        "The bound is $\\mathbb E\\int\\|\\alpha_t'X_1+\\sigma_t'X_0\\|^2dt$. Is the integral of $\\sigma_t'^2$ "
-        "finite?",
-        "In the marginal velocity stands $\\sigma_t'\\,\\mathbb E[X_0|X_t]$. How large is it near $t=1$, if the "
-        "density is bounded?",
-    ),
-)
-
-more_points = Number(
-    key="kinetic.more_points",
-    number="4.7",
-    task="predict",
-    question=(
-        "With 2000 points instead of 200, by which factor does their line rise in high dimension? Use "
-        "$t\\sim\\sqrt{\\log n/d}$ for the time until which the target is undecided, and take the gap to be "
-        "proportional to it. Answer with a number, to two digits."
-    ),
-    after="Then open the box below, and see how good the heuristic is.",
-    reference="import math\n\nanswer = math.sqrt(math.log(2000) / math.log(200))",
-    expected=math.sqrt(math.log(2000) / math.log(200)),
-    within=0.02,
-    wrongs=(
-        Wrong(
-            "answer = 10",
-            "The gap is not proportional to the number of points. What counts is how far X_t must go to single out one "
-            "of n, and that grows with the root of log n.",
-        ),
-        Wrong(
-            "answer = math.sqrt(10)", "You took the root of n. In the formula stands the root of the *logarithm* of n."
-        ),
-        Wrong(
-            "answer = math.log(2000) / math.log(200)",
-            "This is the ratio of the logarithms. The time goes like their root.",
-        ),
-        Wrong(
-            "answer = 1",
-            "A little more than that: $\\log n$ changes slowly, but it does change. Put both values of $n$ into the "
-            "formula.",
-        ),
-        Wrong(
-            "answer = math.sqrt(math.log(200) / math.log(2000))",
-            "You divided the other way round: with more points the target is undecided for longer.",
-        ),
-    ),
-    otherwise="Divide $\\sqrt{\\log2000/d}$ by $\\sqrt{\\log200/d}$; the dimension cancels.",
-    why=(
-        "The dimension cancels, and $\\sqrt{\\log2000/\\log200}=\\sqrt{7.60/5.30}=1.20$. Ten times as many points "
-        "raise the line by about a fifth: the number of points counts little, the dimension much more. (Measured it "
-        "is a little more than that: the heuristic keeps the leading term only, and underestimates.)"
-    ),
-    hints=(
-        "Divide the time for $n=2000$ by the time for $n=200$. What happens to $d$?",
-        "It is the root of $\\log2000/\\log200$, with the natural logarithm (any base gives the same).",
-    ),
-    rights=("answer = 1.2", "answer = (torch.tensor(2000.0).log() / torch.tensor(200.0).log()).sqrt()"),
-)
-
 
 def _paths(draw: torch.Generator) -> list[tuple]:
     corner = torch.tensor([[[0.0, 0.0]], [[3.0, 0.0]], [[3.0, 4.0]]], dtype=torch.float64)
@@ -357,9 +266,17 @@ energy_of_path = _KeptFunction(
 )
 
 
-def _current(x: Tensor, t) -> Tensor:
-    """A velocity in which both the place and the time count."""
-    return torch.sin(2 * x) + 2 * t * x.flip(1) + 1
+class _Current:
+    """A velocity in which both the place and the time, a number, count."""
+
+    def __call__(self, x: Tensor, t: float | Tensor) -> Tensor:
+        return torch.sin(2 * x) + 2 * t * x.flip(1) + 1
+
+    def __repr__(self) -> str:
+        return "u"
+
+
+_current = _Current()
 
 
 def _along(draw: torch.Generator) -> list[tuple]:
@@ -464,6 +381,48 @@ partner_for_end = _KeptFunction(
         "torch.stack(path).diff(dim=0)\n    return (velocity - (path[-1] - path[0])).norm(dim=2).pow(2).mean(dim=0)",
     ),
     other_wrongs=((_BEND.replace("k / steps", "(k + 1) / steps").format("x - x_0"), "expected is"),),
+)
+
+singular_speed = Choice(
+    key="kinetic.singular_speed",
+    number="4.5",
+    task="predict",
+    question=(
+        "The variance-preserving schedule of notebook 5 has $\\sigma_t'\\to-\\infty$ as $t\\to1$, like "
+        "$-(1-t)^{-1/2}$. Let the target have a bounded density. What are its bound and the kinetic energy of its "
+        "marginal velocity?"
+    ),
+    options={
+        "a": (
+            "both are finite, since $(1-t)^{-1/2}$ is integrable",
+            "The speed is integrable, so every path has a finite length. But an energy integrates the *square* of the "
+            "speed, which is of order $1/(1-t)$.",
+        ),
+        "b": (
+            "both are infinite",
+            "The bound is. But the marginal velocity contains $\\sigma_t'$ only times $\\mathbb E[X_0|X_t]$, and near "
+            "$t=1$ the place says next to nothing about the noise: that mean is of the order of $\\sigma_t$.",
+        ),
+        "c": ("the bound is infinite, the kinetic energy is finite", ""),
+        "d": (
+            "the bound is finite, the kinetic energy is infinite",
+            "That cannot be: the bound is an upper bound of the kinetic energy.",
+        ),
+    },
+    after="Then read on: the experiment below decides, and its result is in a box.",
+    why=(
+        "The bound contains $\\int\\sigma_t'^2dt\\;\\mathbb E\\|X_0\\|^2$, and $1/(1-t)$ has an infinite integral. In "
+        "the marginal velocity $\\sigma_t'$ is multiplied by $\\mathbb E[X_0|X_t]$, which for a bounded density is of "
+        "order 1 only within about $\\sigma_t$ of an edge, where few samples are. So what each further factor of ten "
+        "of $1-t$ adds to the energy falls geometrically. (For a finite data set the energy is infinite too: near a "
+        "data point the place does tell $X_0$.) An infinite bound says nothing about the flow."
+    ),
+    hints=(
+        "The bound is $\\mathbb E\\int\\|\\alpha_t'X_1+\\sigma_t'X_0\\|^2dt$. Is the integral of $\\sigma_t'^2$ "
+        "finite?",
+        "In the marginal velocity stands $\\sigma_t'\\,\\mathbb E[X_0|X_t]$. How large is it near $t=1$, if the "
+        "density is bounded?",
+    ),
 )
 
 
@@ -571,4 +530,53 @@ cost_of_plan = _KeptFunction(
         (_COST.format("x_1[:, None] - x_0[None]", _SQUARE, _TOTAL), "must match the size"),
         (_COST.format(_WAY, _SQUARE, "(pi * cost).sum().item()"), "must return a torch tensor"),
     ),
+)
+
+more_points = Number(
+    key="kinetic.more_points",
+    number="4.7",
+    task="predict",
+    question=(
+        "With 2000 points instead of 200, by which factor does their line rise in high dimension? Use "
+        "$t\\sim\\sqrt{\\log n/d}$ for the time until which the target is undecided, and take the gap to be "
+        "proportional to it. Answer with a number, to two digits."
+    ),
+    after="Then open the box below, and see how good the heuristic is.",
+    reference="import math\n\nanswer = math.sqrt(math.log(2000) / math.log(200))",
+    expected=math.sqrt(math.log(2000) / math.log(200)),
+    within=0.02,
+    wrongs=(
+        Wrong(
+            "answer = 10",
+            "The gap is not proportional to the number of points. What counts is how far X_t must go to single out one "
+            "of n, and that grows with the root of log n.",
+        ),
+        Wrong(
+            "answer = math.sqrt(10)", "You took the root of n. In the formula stands the root of the *logarithm* of n."
+        ),
+        Wrong(
+            "answer = math.log(2000) / math.log(200)",
+            "This is the ratio of the logarithms. The time goes like their root.",
+        ),
+        Wrong(
+            "answer = 1",
+            "A little more than that: $\\log n$ changes slowly, but it does change. Put both values of $n$ into the "
+            "formula.",
+        ),
+        Wrong(
+            "answer = math.sqrt(math.log(200) / math.log(2000))",
+            "You divided the other way round: with more points the target is undecided for longer.",
+        ),
+    ),
+    otherwise="Divide $\\sqrt{\\log2000/d}$ by $\\sqrt{\\log200/d}$; the dimension cancels.",
+    why=(
+        "The dimension cancels, and $\\sqrt{\\log2000/\\log200}=\\sqrt{7.60/5.30}=1.20$. Ten times as many points "
+        "raise the line by about a fifth: the number of points counts little, the dimension much more. (Measured it "
+        "is about that, or a little more: the heuristic keeps the leading term only.)"
+    ),
+    hints=(
+        "Divide the time for $n=2000$ by the time for $n=200$. What happens to $d$?",
+        "It is the root of $\\log2000/\\log200$, with the natural logarithm (any base gives the same).",
+    ),
+    rights=("answer = 1.2", "answer = (torch.tensor(2000.0).log() / torch.tensor(200.0).log()).sqrt()"),
 )

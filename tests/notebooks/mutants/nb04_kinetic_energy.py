@@ -53,7 +53,7 @@ MUTANTS = [
         "the prior's gap against the blur",
     ),
     Cell("flow-follow", "x_0 + seen.mean(0)", "1.1 * (x_0 + seen.mean(0))", "samples a tenth too long"),
-    Cell("flow-follow", "velocities(u, x_0, steps=60)", "velocities(u, x_0, steps=3)", "three steps"),
+    Cell("flow-follow", "velocities(u, x_0, steps=40)", "velocities(u, x_0, steps=3)", "three steps"),
     Cell("flow-code", "u(middle, t + h / 2)", "u(x, t)", "Euler steps of the left end taken for midpoint steps"),
     Cell(
         "flow-follow",
