@@ -565,8 +565,8 @@ smaller_majority = Choice(
     why=(
         "At $t=0$ the conditional law is the whole target. Its first coordinate is low for the blobs of weight 0.4 and "
         "0.3, the second too, so both medians are low with 0.7 against 0.3, and the median points to the largest blob "
-        "although that holds only 0.4. Following the exact median gives it about 0.6 of the mass, where it gave 0.8 "
-        "instead of 0.55 before."
+        "although that holds only 0.4. Following the exact median gives it about 0.2 more than its share, as it did at "
+        "the weights before."
     ),
     hints=(
         "At $t=0$ the conditional law is the target itself. In $y$ the blobs sit at $(0.17,0.17)$, $(0.17,0.53)$ and "
