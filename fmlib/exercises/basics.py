@@ -795,9 +795,9 @@ stale_noise = Property(
     given=_STALE,
     reference=_FRESH,
     why=(
-        "With the noise drawn once, before the loop, each data point has one partner for ever. The network learns a "
-        "map of those pairs, knows nothing of other noise, and samples drawn from fresh noise are worse. The "
-        "loss does not tell, it can even be lower. Every step needs fresh $X_0$ and fresh $t$."
+        "With the noise drawn once, before the loop, each data point has one partner for ever. The network is fitted "
+        "to those few pairs, not to the law of all pairs. The loss does not tell: it comes out lower, since this task "
+        "is easier. Every step needs fresh $X_0$ and fresh $t$."
     ),
     hints=(
         "Compare with `train` above, line by line: what does it do anew in each step?",
