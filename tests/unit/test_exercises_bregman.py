@@ -22,7 +22,7 @@ def function(source: str):
     return Wrong(source, "").answer
 
 
-@pytest.mark.parametrize("phi", bregman.SLOPES, ids=lambda phi: phi.__name__)
+@pytest.mark.parametrize("phi", bregman.SLOPES, ids=repr)
 def test_the_slopes_are_those_of_the_potentials(phi):
     x = torch.rand(5, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(2)) + 0.1
     slope = torch.autograd.functional.jacobian(lambda x: phi(x).sum(), x)
