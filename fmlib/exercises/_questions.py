@@ -341,9 +341,13 @@ class Number(Exercise):
 
 @dataclass(kw_only=True, repr=False)
 class Code(Exercise):
-    """A function of `arguments`. A subclass decides in `_examine`, which calls the answer through `_call` only."""
+    """A function of `arguments`. A subclass decides in `_examine`, which calls the answer through `_call` only.
+
+    yours: the last right answer of this session, or None: a cell of the notebook may draw with it.
+    """
 
     arguments: tuple[str, ...]
+    yours: Callable | None = field(default=None, init=False)
 
     def _expects(self) -> str:
         return f"This exercise asks for a function answer({', '.join(self.arguments)})."
@@ -369,6 +373,7 @@ class Code(Exercise):
         if "____" not in self.given and _same_code(answer, self._given_answer()):
             raise Verdict(OPEN, self._invitation())
         self._examine(answer)
+        self.yours = answer
         return self.why
 
     def _given_answer(self) -> Callable:

@@ -127,21 +127,6 @@ three_bumps = Choice(
 )
 
 
-class _Kept:
-    """Keeps the last right answer of this session as `yours`, with which the next cell of the notebook draws."""
-
-    yours: Callable | None = None
-
-    def _judge(self, answer: Callable) -> str:
-        why = super()._judge(answer)
-        self.yours = answer
-        return why
-
-
-class _KeptFunction(_Kept, Function):
-    pass
-
-
 class _Waves:
     """A velocity in which both the place and the time count; t is a number or has shape (batch,)."""
 
@@ -171,7 +156,7 @@ _EULER = """def answer(u, x, steps):
         points.append(x)
     return torch.stack(points)"""
 
-euler = _KeptFunction(
+euler = Function(
     key="basics.euler",
     number="1.3",
     task="complete",
@@ -515,10 +500,6 @@ def _squared_error(u: Callable, x_0: Tensor, x_1: Tensor, t: Tensor) -> Tensor:
     return (u(x_t, t) - (x_1 - x_0)).square().mean()
 
 
-class _KeptStep(_Kept, TrainingStep):
-    pass
-
-
 def _made(draw: torch.Generator) -> tuple:
     u = SmallNetwork(2, draw)
     x_0, x_1 = (torch.randn(6, 2, generator=draw, dtype=torch.float64) for _ in range(2))
@@ -543,7 +524,7 @@ _STEP = """def answer(u, optimizer, x_0, x_1, t):
     return loss.detach()"""
 _BACKWARD = "    loss.backward()\n"
 
-training_step = _KeptStep(
+training_step = TrainingStep(
     key="basics.training_step",
     number="1.6",
     task="write",

@@ -14,18 +14,15 @@ class _Differentiable(Function):
     """A function whose value must also have the right gradient.
 
     slopes(call): what is wrong with the gradient, or "", where `call(*arguments)` is the answer that keeps its graph.
-    The last right answer of the session is kept as `yours`, with which a later cell draws.
     """
 
     slopes: Callable[[Callable[..., Tensor]], str]
-    yours: Callable | None = None
 
     def _examine(self, answer: Callable) -> None:
         super()._examine(answer)
         problem = self.slopes(lambda *arguments: self._call(answer, arguments))
         if problem:
             raise Verdict(WRONG, problem)
-        self.yours = answer
 
 
 class _Named:

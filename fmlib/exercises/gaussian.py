@@ -124,18 +124,7 @@ one_step_to_data = Function(
 )
 
 
-class _Kept(Function):
-    """Keeps the last right answer of this session as `yours`, with which a cell of the notebook draws."""
-
-    yours: Callable | None = None
-
-    def _judge(self, answer: Callable) -> str:
-        why = super()._judge(answer)
-        self.yours = answer
-        return why
-
-
-class _DenoiserAndScore(_Kept):
+class _DenoiserAndScore(Function):
     """A function that stacks the two. What is said of one of them says which; t = 0 has a sentence of its own."""
 
     def _compare(self, case: tuple, value: Tensor, right: Tensor, tolerance: float) -> None:
@@ -457,7 +446,7 @@ def _ddim(u: Tensor, x: Tensor, s: schedules.Schedule, t: Tensor, r: Tensor) -> 
     return s.alpha(r) * clean + s.sigma(r) * noise
 
 
-ddim_step = _Kept(
+ddim_step = Function(
     key="gaussian.ddim_step",
     number="5.5",
     task="write",

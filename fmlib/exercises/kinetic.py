@@ -8,18 +8,6 @@ from torch import Tensor
 
 from fmlib.exercises._questions import Choice, Function, Number, Wrong
 
-
-class _KeptFunction(Function):
-    """Keeps the last right answer of this session as `yours`, with which the next cell of the notebook draws."""
-
-    yours: Callable | None = None
-
-    def _judge(self, answer: Callable) -> str:
-        why = super()._judge(answer)
-        self.yours = answer
-        return why
-
-
 slow_gap = Choice(
     key="kinetic.slow_gap",
     number="4.1",
@@ -160,7 +148,7 @@ _ENERGY = """def answer(x, times):
     lasts = times.diff()[:, None]
     return {}"""
 
-energy_of_path = _KeptFunction(
+energy_of_path = Function(
     key="kinetic.energy_of_path",
     number="4.3",
     task="write",
@@ -301,7 +289,7 @@ _BEND = """def answer(u, x_0, x_1, steps):
     moved = {}
     return (torch.stack(seen) - moved).square().sum(2).mean(0)"""
 
-partner_for_end = _KeptFunction(
+partner_for_end = Function(
     key="kinetic.partner_for_end",
     number="4.4",
     task="find the bug",
@@ -446,7 +434,7 @@ _COST = """def answer(x_0, x_1, pi):
     return {}"""
 _WAY, _SQUARE, _TOTAL = "x_1[None] - x_0[:, None]", "way.square().sum(2)", "(pi * cost).sum()"
 
-cost_of_plan = _KeptFunction(
+cost_of_plan = Function(
     key="kinetic.cost_of_plan",
     number="4.6",
     task="write",

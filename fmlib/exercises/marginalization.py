@@ -1,7 +1,6 @@
 """Exercises of notebook 2, the marginalization trick."""
 
 import math
-from collections.abc import Callable
 
 import torch
 
@@ -61,18 +60,7 @@ forgotten_denominator = Number(
 )
 
 
-class _Kept(Function):
-    """Keeps the last right answer of this session as `yours`, with which a cell of the notebook draws."""
-
-    yours: Callable | None = None
-
-    def _judge(self, answer: Callable) -> str:
-        why = super()._judge(answer)
-        self.yours = answer
-        return why
-
-
-class _Weights(_Kept):
+class _Weights(Function):
     """A function whose exponentials may all vanish: it says so, where others speak of NaN."""
 
     def _compare(self, case, value, right, tolerance):
@@ -226,7 +214,7 @@ _VELOCITY = """def answer(x, data, t, weights):
     return {}"""
 _EACH, _WEIGHTED = "(data - x[:, None]) / left[..., None]", "(weights[..., None] * each).sum(1)"
 
-marginal_velocity = _Kept(
+marginal_velocity = Function(
     key="marginalization.marginal_velocity",
     number="2.3",
     task="complete",
