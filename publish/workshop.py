@@ -107,7 +107,7 @@ def slides(notebook) -> str:
         if kind is None or "skip" in tags:
             continue
         body = _exercise(every[cell.id]) if kind == "exercise" else BODIES[kind](cell, described.get(cell.id, ""))
-        number = heading.removeprefix("## ").split(" ")[0]
+        number = heading.removeprefix("## ").split(" ")[0] or "title"
         notes = plan.get(f"exercise {every[cell.id].number}" if kind == "exercise" else number, plan.get(number, ""))
         found.append(_slide(MARKDOWN.render(heading) + body, notes, kind))
     return _fill("slides.html", title=html.escape(common.title(notebook)), body="\n".join(found))
