@@ -9,6 +9,7 @@ WORKSHOP.md  the plan
 
 import copy
 import html
+import itertools
 import re
 import shutil
 from pathlib import Path
@@ -145,11 +146,13 @@ def _figure(cell, caption: str) -> str:
 
 
 def _formula(cell, _caption: str) -> str:
-    """The cell's displayed formulas, each after the paragraph that leads to it; without any, its first paragraph."""
+    """The cell's first two displayed formulas, each after the sentence that leads to it; or else its first paragraph."""
     blocks = [block for block in re.split(r"\n\s*\n", cell.source) if not block.startswith("#")]
-    formulas = [i for i, block in enumerate(blocks) if block.strip().startswith("$$")]
-    chosen = sorted({j for i in formulas for j in (i - 1, i) if j >= 0}) or [0]
-    return MARKDOWN.render("\n\n".join(blocks[i] for i in chosen))
+    found = []
+    for lead, block in itertools.pairwise(["", *blocks]):
+        if block.strip().startswith("$$"):
+            found += [re.split(r"(?<=[.?:]) ", lead)[-1], block]
+    return MARKDOWN.render("\n\n".join(found[:4] or blocks[:1]))
 
 
 def _claim(cell, _caption: str) -> str:
