@@ -146,7 +146,7 @@ def _figure(cell, caption: str) -> str:
 
 
 def _formula(cell, _caption: str) -> str:
-    """The cell's first two displayed formulas, each after the sentence that leads to it; or else its first paragraph."""
+    """The cell's first two displayed formulas, each after the sentence before it; without any, its first paragraph."""
     blocks = [block for block in re.split(r"\n\s*\n", cell.source) if not block.startswith("#")]
     found = []
     for lead, block in itertools.pairwise(["", *blocks]):
