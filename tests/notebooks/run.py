@@ -24,8 +24,9 @@ LIMIT = 580_000  # bytes of a notebook
 WIDGET = "application/vnd.jupyter.widget-view+json"
 
 
-def execute(path: Path, timeout: int = 120) -> float:
+def execute(path: Path, timeout: int = 600) -> float:
     """Run the notebook at `path` from top to bottom, write it back, and return the seconds it took."""
+    os.environ["FMLIB_FRAMES"] = "1"  # the kernel inherits it
     notebook = nbformat.read(path, as_version=4)
     start = time.perf_counter()
     NotebookClient(
@@ -111,7 +112,6 @@ def _small(png: str, coarser: int = 1) -> str:
 
 def main() -> None:
     os.environ.setdefault("PYTHONHASHSEED", "0")
-    os.environ["FMLIB_FRAMES"] = "1"  # the kernels inherit it
     folder = Path(__file__).parents[2] / "notebooks"
     for path in [Path(name) for name in sys.argv[1:]] or sorted(folder.glob("[0-9]*.ipynb")):
         print(f"{path.name}: {execute(path.resolve()):.1f} s, {path.stat().st_size // 1000} kB")
