@@ -1,9 +1,9 @@
-"""The course's exercises: in a notebook `q1_3 = exercises.basics.psi_half`, then `q1_3.check(answer)`, `q1_3.hint()`,
+"""The course's exercises: in a notebook `q1_3 = exercises.basics.euler`, then `q1_3.check(answer)`, `q1_3.hint()`,
 `q1_3.solution()`, and `exercises.progress()` for what is done so far. A prediction is asked with `q1_2.ask()`.
 
 >>> from fmlib import exercises
 >>> exercises.basics.half_turn.hint(2)
-Hint 2 of 2: The factor is 1 - 1.7 t. When is it zero?
+Hint 2 of 2: The factor is $1-1.7t$. When is it zero?
 """
 
 import copy

@@ -1,7 +1,6 @@
 """A learner's code, run safely: it ends in time, and the notebook's own state is afterwards as it was before."""
 
 import ctypes
-import gc
 import os
 import random
 import signal
@@ -34,26 +33,32 @@ def within(seconds: float, work: Callable):
 
 
 def _with_an_alarm(seconds: float, work: Callable):
-    first, done, delays = None, False, random.Random()
+    first, rung, done, delays = None, False, False, random.Random()
 
     def learners_code():
         return work()
 
     def ring(number, frame):
-        nonlocal first
+        nonlocal first, rung
         if done:
             return
-        inside = _runs(learners_code, frame)
-        unheard = inside and time.monotonic() - begin < seconds + 1 and _only_reports(frame)
         # Ring again, in case the answer swallows this. At a regular pace that might hit the same spot inside the same
         # `try` for ever; after delays of all lengths, down to microseconds, it comes to hit the spot outside.
-        shortest, longest = (-4, -2) if unheard else (-6, -4) if first else (-1, -1)
-        signal.setitimer(signal.ITIMER_REAL, 10 ** delays.uniform(shortest, longest))
-        if inside and not unheard:
+        inside = _runs(learners_code, frame) and not _runs(swallowed, frame)
+        signal.setitimer(signal.ITIMER_REAL, 10 ** delays.uniform(-6, -4) if rung else 0.1)
+        if inside:
             error = TooLong()
-            first = first or error
+            first, rung = first or error, True
             raise error
 
+    def swallowed(unraisable):
+        nonlocal first
+        if not isinstance(unraisable.exc_value, TooLong):
+            hook(unraisable)
+        elif unraisable.exc_value is first:
+            first = None  # it rang in a destructor, or another place of which Python only reports: the next one counts
+
+    hook, sys.unraisablehook = sys.unraisablehook, swallowed
     begin = time.monotonic()
     handler = signal.signal(signal.SIGALRM, ring)
     left, interval = signal.setitimer(signal.ITIMER_REAL, seconds)
@@ -62,30 +67,23 @@ def _with_an_alarm(seconds: float, work: Callable):
     except KeyboardInterrupt:
         raise
     except BaseException:
-        if not first:
+        if not rung:
             raise
     finally:
         done = True
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, handler)
+        sys.unraisablehook = hook
         if left:  # somebody else's alarm, such as a test runner's: let it go on
             signal.setitimer(signal.ITIMER_REAL, max(left - (time.monotonic() - begin), 0.001), interval)
-    if first:  # also where the answer went on regardless; the first one knows the line
-        raise first
+    if rung:  # also where the answer went on regardless; the first one knows the line
+        raise first or TooLong()
     return value
 
 
 def _runs(function: Callable, frame: FrameType | None) -> bool:
     """Is `function` among the calls that led to `frame`?"""
     while frame and frame.f_code is not function.__code__:
-        frame = frame.f_back
-    return frame is not None
-
-
-def _only_reports(frame: FrameType | None) -> bool:
-    """Is a destructor or the collector's callback among the calls? Python only prints what is raised in one."""
-    callbacks = {getattr(callback, "__code__", None) for callback in gc.callbacks}
-    while frame and frame.f_code.co_name != "__del__" and frame.f_code not in callbacks:
         frame = frame.f_back
     return frame is not None
 

@@ -455,10 +455,8 @@ def answer(x_0, x_1, t):
         sum(range(100_000))"""
 
 
-@pytest.mark.parametrize(
-    "destructor, reports", [("pass", False), ("time.sleep(0.01)", False), ("while True: pass", True)]
-)
-def test_the_alarm_does_not_ring_where_python_can_only_report_it(destructor, reports, monkeypatch, capsys):
+@pytest.mark.parametrize("destructor", ["pass", "time.sleep(0.01)", "while True: pass"])
+def test_an_alarm_where_python_can_only_report_it_is_not_told_and_rings_again(destructor, monkeypatch, capsys):
     reported = []
     monkeypatch.setattr(sys, "unraisablehook", reported.append)
     monkeypatch.setattr(_limits, "SECONDS", 0.2)
@@ -469,7 +467,7 @@ def test_the_alarm_does_not_ring_where_python_can_only_report_it(destructor, rep
     finally:
         gc.callbacks.remove(slow)
     assert outcome.kind == "error" and "still running after" in outcome.message
-    assert bool(reported) == reports  # an endless destructor can be ended in no other way
+    assert "in line" in outcome.message and reported == []
 
 
 def test_what_comes_after_the_end_does_not_count_off_the_main_thread(monkeypatch, capsys):
@@ -821,7 +819,7 @@ def test_hints_go_step_by_step(capsys, monkeypatch):
     assert capsys.readouterr().out.startswith(f"Hint 3 of {count}")
     for bad in (0, -1, "2", 1.5, True):
         q.hint(bad)
-        assert "by its number, q3_2.hint(1) to q3_2.hint(3)" in capsys.readouterr().out
+        assert f"by its number, {q.name}.hint(1) to {q.name}.hint({count})" in capsys.readouterr().out
     q.hint(99)
     assert "no further hint" in capsys.readouterr().out
 
@@ -1278,7 +1276,9 @@ def test_references_do_not_come_from_what_the_learner_could_call():
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.ImportFrom) and node.module.startswith("fmlib"):
                 module = [f"fmlib.{alias.name}" for alias in node.names] if node.module == "fmlib" else [node.module]
-                assert all(m.startswith(("fmlib.exercises", "fmlib._rich")) for m in module), path.name
+                # a schedule is what some answers are handed, as an argument
+                allowed = ("fmlib.exercises", "fmlib._rich", "fmlib.schedules")
+                assert all(m.startswith(allowed) for m in module), path.name
 
 
 # ---- progress --------------------------------------------------------------------------------------------------------
