@@ -10,13 +10,18 @@ from fmlib import _rich
 
 
 class Row(NamedTuple):
-    """A claim that held: where it was made, what it says, both sides, and the share of the margin that was used."""
+    """A claim: where it was made, what it says, both sides, the share of the margin that was used, and whether it held.
+
+    run: which execution of a cell made it, in a notebook.
+    """
 
     section: str
     statement: str
     measured: str
     expectation: str
     used: float  # NaN where there is no margin to speak of
+    held: bool = True
+    run: int = 0
 
     @property
     def line(self) -> str:
@@ -26,6 +31,7 @@ class Row(NamedTuple):
 
 # Pieces of the HTML, styled where they stand: a page that shows them may know no style sheet of ours
 TICK = "<b style='color:var(--jp-success-color1,#00804f)' title='holds'>&#10003;</b>"
+CROSS = "<b style='color:var(--jp-error-color1,#b00020)'>&#10007; FAILS:</b>"
 LEFT = "style='text-align:left'"
 LINE = "border-bottom:1px solid rgba(128,128,128,0.3)"
 
@@ -112,11 +118,27 @@ def claim(
         shown += f" ± {_show(error.flatten()[index])}"
     if value.numel() > 1:
         shown += f" (the worst of {value.numel()})"
-    row = Row(_section, statement, shown, expectation, used)
-    if not holds.all():
+    held = bool(holds.all())
+    row = _noted(Row(_section, statement, shown, expectation, used if held else math.nan, held, _execution()))
+    if not held:
         raise ClaimError(f"FAILS: {row.line}")
-    _made.append(row)
     _rich.show(f"holds: {row.line}", _as_html(row))
+
+
+def _execution() -> int:
+    """The number of the cell that runs, in a notebook; elsewhere 0."""
+    return getattr(_rich.shell(), "execution_count", 0)
+
+
+def _noted(row: Row) -> Row:
+    """Put the row among those made: last, or in the place and section of what an earlier run of its cell said."""
+    old = [i for i, made in enumerate(_made) if made.statement == row.statement and made.run != row.run]
+    if old:
+        row = row._replace(section=_made[old[0]].section)
+        _made[old[0]] = row
+    else:
+        _made.append(row)
+    return row
 
 
 def section(title: str) -> None:
@@ -126,7 +148,10 @@ def section(title: str) -> None:
 
 
 def recap() -> None:
-    """Show every claim made so far in this session, by section: the notebook's evidence in one table."""
+    """Show every claim made so far in this session, by section: the notebook's evidence in one table.
+
+    Of a cell that was run again only the latest counts. A claim that fell is listed as such.
+    """
     rows = list(dict.fromkeys(_made))
     lines, table, section = [], [], ""
     for number, row in enumerate(rows, start=1):
@@ -134,16 +159,22 @@ def recap() -> None:
             section = row.section
             lines.append(section)
             table.append(f"<tr><th colspan='4' {LEFT}>{html.escape(section)}</th></tr>")
-        lines.append(f"{number:2d}. {row.line}")
-        cells = (f"{TICK} {html.escape(row.statement)}", html.escape(row.measured), html.escape(row.expectation))
+        lines.append(f"{number:2d}. {'' if row.held else 'FAILS: '}{row.line}")
+        cells = (
+            f"{TICK if row.held else CROSS} {html.escape(row.statement)}",
+            html.escape(row.measured),
+            html.escape(row.expectation),
+        )
         table.append("<tr>" + "".join(f"<td {LEFT}>{cell}</td>" for cell in (*cells, _margin(row))) + "</tr>")
     if rows:
+        fell = sum(not row.held for row in rows)
+        caption = f"{len(rows) - fell} claims held" + (f", {fell} fell." if fell else ".")
         titles = ("claim", "measured", "expected", "of the margin used")
         head = "".join(f"<th {LEFT}>{title}</th>" for title in titles)
         body = "".join(table)
         _rich.show(
             "\n".join(lines),
-            f"<table><caption {LEFT}>{len(rows)} claims held.</caption><tr>{head}</tr>{body}</table>",
+            f"<table><caption {LEFT}>{caption}</caption><tr>{head}</tr>{body}</table>",
         )
 
 
@@ -164,7 +195,7 @@ def _as_html(row: Row) -> str:
         ("flex:1 1 20em", f"{TICK} {html.escape(row.statement)}"),
         (number, f"measured <b>{html.escape(row.measured)}</b>"),
         (number, html.escape(row.expectation)),
-        ("flex:0 0 9em;opacity:0.75", f"{_margin(row)} of the margin" if _margin(row) else ""),
+        ("flex:0 0 6em;white-space:nowrap;opacity:0.75", f"{_margin(row)} used" if _margin(row) else ""),
     ]
     inner = "".join(f"<span style='{style}'>{text}</span>" for style, text in parts)
     return f"<div style='display:flex;flex-wrap:wrap;column-gap:1.2em;padding:1px 0;{LINE}'>{inner}</div>"

@@ -93,7 +93,7 @@ def test_holds(measured, options, capsys):
 def test_fails(measured, options, capsys):
     with pytest.raises(ClaimError, match=r"^FAILS: so it is \| measured "):
         claim("so it is", as_tensor(measured), **options)
-    assert capsys.readouterr().out == "" and claims._made == []
+    assert capsys.readouterr().out == "" and [row.held for row in claims._made] == [False]
 
 
 MISUSE = {
@@ -231,6 +231,7 @@ def test_recap_lists_what_held_in_order_and_once(capsys):
         " 1. second thought first | measured 1, expected 1",
         " 2. then | measured 2, at least 2",
         " 3. then | measured 3, at least 2",
+        " 4. FAILS: false | measured 1, at least 2",
     ]
 
 
@@ -266,7 +267,7 @@ def test_a_notebook_shows_a_row_with_the_same_words(shown):
     ((text, html),) = shown
     assert text == "holds: a < b | measured 0.3 (the worst of 2), expected 0 within 0.5, apart by 3e-01"
     assert "a &lt; b" in html and "<b" in html
-    expected = "a &lt; b measured 0.3 (the worst of 2) expected 0 within 0.5, apart by 3e-01 60 % of the margin"
+    expected = "a &lt; b measured 0.3 (the worst of 2) expected 0 within 0.5, apart by 3e-01 60 % used"
     assert words(html) == f"&#10003; {expected}"
 
 
@@ -285,8 +286,8 @@ def test_a_notebook_shows_a_row_with_the_same_words(shown):
 )
 def test_the_share_of_the_margin(measured, options, share, shown):
     claim("so it is", measured, **options)
-    assert words(shown[0][1]).partition(" of the margin")[0].endswith(share)
-    assert ("of the margin" in shown[0][1]) == bool(share)
+    assert words(shown[0][1]).partition(" used")[0].endswith(share)
+    assert (" used" in shown[0][1]) == bool(share)
     claims.recap()
     assert share in shown[1][1]
 
@@ -314,3 +315,35 @@ def test_a_false_claim_is_one_line_in_a_notebook(capsys):
     shell.run_cell("from fmlib import claim\ndef inner():\n    claim('two', 1, 2, within=0)\ninner()")
     out = capsys.readouterr().out.strip()
     assert "\n" not in out and out == "\x1b[31mClaimError: FAILS: two | measured 1, expected 2\x1b[0m"
+
+
+def test_a_cell_run_again_replaces_what_it_said(shown, monkeypatch):
+    """Broken, put right, and broken for good: the recap says how it stands, in the section where it belongs."""
+    run = iter(range(1, 10))
+
+    def cell(section, measured):
+        number = next(run)
+        monkeypatch.setattr(claims, "_execution", lambda: number)
+        if section:
+            claims.section(section)
+        for value in (measured, 3):  # a loop makes two of one name
+            claim("at least two", value, at_least=2)
+
+    cell("1.1", 4)
+    claims.section("1.2 another")
+    with pytest.raises(ClaimError):
+        cell("", 1)
+    claims.recap()
+    assert shown[-1][0].splitlines() == [
+        "1.1",
+        " 1. FAILS: at least two | measured 1, at least 2",
+        " 2. at least two | measured 3, at least 2",
+    ]
+    assert "1 claims held, 1 fell." in shown[-1][1] and "FAILS" in shown[-1][1]
+    cell("", 7)
+    claims.recap()
+    assert [line[4:] for line in shown[-1][0].splitlines()] == [
+        "",
+        "at least two | measured 7, at least 2",
+        "at least two | measured 3, at least 2",
+    ]
