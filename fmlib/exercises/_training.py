@@ -138,7 +138,10 @@ class TrainingStep(Code):
                     "No gradient has reached the network. Is loss.backward() missing, or does zero_grad() stand after "
                     "it? Or is the gradient one of another network?"
                 )
-            return "The gradient is there, but no weight has moved. Is optimizer.step() missing?"
+            return (
+                "The gradient is there, but no weight has moved. Is optimizer.step() missing, or does it stand before "
+                "backward()?"
+            )
         if (trial.moved[k] == 0).sum() > (right.moved[k] == 0).sum():
             return "Only a part of the weights has moved. Is a part of the network cut off by detach() or no_grad()?"
         return ""

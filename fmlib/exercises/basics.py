@@ -56,8 +56,8 @@ velocity_of_linear_path = Function(
         ),
         Wrong(
             _VELOCITY.format("t[:, None] * (x_1 - x_0)"),
-            "This is the way covered so far, X_t - x_0. The velocity is the way covered per unit of time: "
-            "differentiate once more in t.",
+            "This is the way covered so far, $X_t-x_0$. The velocity is the way covered per unit of time: its "
+            "derivative in $t$.",
         ),
         Wrong(
             _VELOCITY.format("(1 - t[:, None]) * (x_1 - x_0)"),

@@ -1,5 +1,6 @@
 """What the repository promises about itself: one list of dependencies, one list of checksums, well-formed notebooks."""
 
+import importlib
 import json
 import re
 import tomllib
@@ -81,3 +82,15 @@ def test_links_between_notebooks_lead_somewhere(path):
     linked = re.findall(r"\]\(([^)#:]+\.ipynb)\)", path.read_text())
     for name in linked:
         assert (path.parent / name).exists() or name > NOTEBOOKS[-1].name, name  # it may be still to come
+
+
+def test_the_table_of_mutants_says_how_many_there_are():
+    """And every notebook has at least eight. `make mutants` runs them."""
+    stated = dict(re.findall(r"^  \| (\d\d) \| (\d+) \|$", (ROOT / "CONTRIBUTING.md").read_text(), re.M))
+    files = {path.name[2:4]: path for path in (ROOT / "tests/notebooks/mutants").glob("nb*.py")}
+    found = {}
+    for number, path in files.items():
+        module = importlib.import_module(f"tests.notebooks.mutants.{path.stem}")
+        found[number] = str(len(module.MUTANTS))
+    assert stated == found and found.keys() == {path.name[:2] for path in NOTEBOOKS}
+    assert all(int(count) >= 8 for count in found.values())
