@@ -28,6 +28,7 @@ from publish import common
 HERE = Path(__file__).parent
 OUT = common.BUILD / "workshop"
 CODE = HtmlFormatter(style="default", cssclass="code")
+CAPTION = 360  # letters of a caption that fit below a picture
 
 
 def main() -> None:
@@ -138,11 +139,17 @@ def _slide(body: str, notes: str, kind: str) -> str:
 
 
 def _figure(cell, caption: str) -> str:
-    """The cell's last picture, as large as it fits, over its caption."""
+    """The cell's last picture, as large as it fits, over the first sentences of its caption; all of it is the alt."""
     caption = caption[:1].upper() + caption[1:]
+    first, *rest = re.split(r"(?<=\.) ", caption)
+    for sentence in rest:
+        if len(first) + len(sentence) < CAPTION:
+            first += f" {sentence}"
+        else:
+            break
     *_, picture = common.pictures(cell)
     image = f'<img alt="{html.escape(caption, quote=True)}" src="data:image/png;base64,{picture.strip()}">'
-    return f"<figure>{image}<figcaption>{MARKDOWN.renderInline(caption)}</figcaption></figure>"
+    return f"<figure>{image}<figcaption>{MARKDOWN.renderInline(first)}</figcaption></figure>"
 
 
 def _formula(cell, _caption: str) -> str:
