@@ -161,7 +161,7 @@ def run_all(page, seconds: float = 200) -> None:
 
 
 def move(page, control, picture, label: str) -> None:
-    """Go forward with the keyboard alone, and see another picture."""
+    """Go forward with the keyboard alone, or back from the end, and see another picture."""
     before = picture.evaluate(DIGEST)
     handle = control.locator("select, [role=slider]")
     handle.focus()
@@ -169,7 +169,8 @@ def move(page, control, picture, label: str) -> None:
         # JupyterLab takes an arrow key at a closed list for a step to the next cell: so open it, choose, close
         keys = ["Space", "ArrowDown", "Enter"]
     else:
-        keys = 5 * ["ArrowRight"]  # a picture may show steps coarser than the slider's
+        ended = handle.get_attribute("aria-valuenow") == handle.get_attribute("aria-valuemax")
+        keys = 5 * ["ArrowLeft" if ended else "ArrowRight"]  # a picture may show steps coarser than the slider's
     for key in keys:
         page.keyboard.press(key)
         page.wait_for_timeout(100)

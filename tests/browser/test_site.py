@@ -91,8 +91,10 @@ def test_explorers_move_without_a_kernel(name, site, watched):
             assert explorer.locator(f"label[for='{control.get_attribute('id')}']").inner_text()
             before, top = frames.screenshot(), image.bounding_box()["y"]
             control.focus()
-            for key in ("Home", "ArrowRight") if control.get_attribute("type") == "range" else ("ArrowDown",):
-                page.keyboard.press(key)
+            ended = control.evaluate("control => control.value === control.max")  # no list has a `max`
+            page.keyboard.press(
+                ("Home" if ended else "End") if control.get_attribute("type") == "range" else "ArrowDown"
+            )
             assert image.bounding_box()["y"] != top and frames.screenshot() != before
     own = [size for size in bytes_ if size < 2_000_000]  # MathJax, once for all pages, is larger
     assert sum(own) < 1_500_000, f"{name}: {sum(own)} bytes"

@@ -21,7 +21,7 @@ from fmlib.explorers import FRAMES
 from publish import common
 
 LIMIT = 580_000  # bytes of a notebook
-QUALITY = 15  # of the frames: of 100; a page with four explorers stays below 1.5 MB
+QUALITY = 8  # of the frames: of 100; a page with four explorers stays below 1.5 MB
 WIDGET = "application/vnd.jupyter.widget-view+json"
 
 
