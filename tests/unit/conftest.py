@@ -12,3 +12,9 @@ settings.load_profile("course")
 def seeded():
     """Each test starts from one global random state, whatever ran before it."""
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def own_progress(tmp_path, monkeypatch):
+    """No exercise that a test solves counts as the user's."""
+    monkeypatch.setenv("FMLIB_PROGRESS", str(tmp_path / "progress.json"))

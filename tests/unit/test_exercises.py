@@ -45,8 +45,7 @@ potential = exercises.bregman.strictly_convex
 
 
 @pytest.fixture(autouse=True)
-def own_progress(tmp_path, monkeypatch):
-    monkeypatch.setenv("FMLIB_PROGRESS", str(tmp_path / "progress.json"))
+def impatient(monkeypatch):
     monkeypatch.setattr(_limits, "SECONDS", 3.0)
 
 

@@ -2,24 +2,12 @@
 
 import pytest
 import torch
+from helpers import answer_of
 
-from fmlib import exercises, losses
-from fmlib.exercises import _limits, bregman
-from fmlib.exercises._questions import Wrong
+from fmlib import losses
+from fmlib.exercises import bregman
 
 divergence, conditional, twice = bregman.divergence, bregman.conditional_loss, bregman.sigmoid_twice
-
-
-@pytest.fixture(autouse=True)
-def own_progress(tmp_path, monkeypatch):
-    monkeypatch.setenv("FMLIB_PROGRESS", str(tmp_path / "progress.json"))
-    monkeypatch.setattr(_limits, "SECONDS", 3.0)
-    for q in (divergence, conditional, twice):
-        monkeypatch.setattr(q, "yours", None)
-
-
-def function(source: str):
-    return Wrong(source, "").answer
 
 
 @pytest.mark.parametrize("phi", bregman.SLOPES, ids=repr)
@@ -31,23 +19,11 @@ def test_the_slopes_are_those_of_the_potentials(phi):
 
 def test_the_divergence_of_the_entropy_is_kl():
     u, v = torch.rand(2, 8, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(3)) + 0.1
-    answer = function(divergence.reference)
+    answer = answer_of(divergence.reference)
     assert torch.allclose(
         answer(bregman._entropy, u, v), losses.generalised_kl(u, v, "none").double(), rtol=1e-9, atol=1e-12
     )
     assert answer(bregman._quartic, torch.tensor([[2.0, 1.0]]), torch.tensor([[1.0, 1.0]])).item() == 14
-
-
-@pytest.mark.parametrize("q", [divergence, conditional, twice], ids=lambda q: q.key)
-def test_the_last_right_answer_is_kept_for_drawing(q, capsys):
-    q.check(q.wrongs[0].answer)
-    assert q.yours is None
-    answers = [function(source) for source in q.rights]
-    for answer in answers:
-        assert q.check(answer).kind == "correct"
-        assert q.yours is answer
-    q.check(q.wrongs[0].answer)
-    assert q.yours is answers[-1]
 
 
 @pytest.mark.parametrize(
@@ -89,7 +65,7 @@ def test_the_loss_is_least_at_the_conditional_mean_and_the_swapped_one_is_not():
         D = bregman._exponential_divergence
         return least(lambda v: answer(D, lambda x, t: torch.full_like(x, v), zero, y, half).item())
 
-    assert found(function(conditional.reference)) == pytest.approx(y.mean().item(), abs=1e-6)
+    assert found(answer_of(conditional.reference)) == pytest.approx(y.mean().item(), abs=1e-6)
     assert found(conditional.wrongs[0].answer) == pytest.approx(y.exp().mean().log().item(), abs=1e-6)
 
 
@@ -99,15 +75,9 @@ def test_two_sigmoids_find_the_logit_cut_to_the_unit_interval(m, cut):
     t = torch.zeros(1, dtype=torch.float64)
 
     def found(source: str) -> float:
-        answer = function(source)
+        answer = answer_of(source)
         z = least(lambda z: answer(lambda x, t: torch.full_like(x, z), zero, x_1, t).item(), -30, 30)
         return torch.tensor(z).sigmoid().item()
 
     assert found(twice.given) == pytest.approx(cut, abs=1e-4)
     assert found(twice.reference) == pytest.approx(m, abs=1e-4)
-
-
-def test_the_exercises_are_seven_and_three_ask_for_code():
-    here = [q for q in exercises.every() if q.key.startswith("bregman.")]
-    assert [q.number for q in here] == [f"3.{k}" for k in range(1, 8)]
-    assert [q.task for q in here].count("find the bug") == 1
