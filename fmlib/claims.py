@@ -12,7 +12,7 @@ from fmlib import _rich
 class Row(NamedTuple):
     """A claim: where it was made, what it says, both sides, the share of the margin that was used, and whether it held.
 
-    run: which execution of a cell made it, in a notebook.
+    cell, run: which cell of a notebook made it, "" where that is not known, and in which of its executions.
     """
 
     section: str
@@ -21,6 +21,7 @@ class Row(NamedTuple):
     expectation: str
     used: float  # NaN where there is no margin to speak of
     held: bool = True
+    cell: str = ""
     run: int = 0
 
     @property
@@ -119,25 +120,27 @@ def claim(
     if value.numel() > 1:
         shown += f" (the worst of {value.numel()})"
     held = bool(holds.all())
-    row = _noted(Row(_section, statement, shown, expectation, used if held else math.nan, held, _execution()))
+    row = _noted(Row(_section, statement, shown, expectation, used if held else math.nan, held, *_place()))
     if not held:
         raise ClaimError(f"FAILS: {row.line}")
     _rich.show(f"holds: {row.line}", _as_html(row))
 
 
-def _execution() -> int:
-    """The number of the cell that runs, in a notebook; elsewhere 0."""
-    return getattr(_rich.shell(), "execution_count", 0)
+def _place() -> tuple[str, int]:
+    """The cell that runs and the number of its execution, as far as the notebook's page tells the kernel."""
+    shell = _rich.shell()
+    request = shell.get_parent() if hasattr(shell, "get_parent") else {}
+    return request.get("metadata", {}).get("cellId", ""), getattr(shell, "execution_count", 0)
 
 
 def _noted(row: Row) -> Row:
     """Put the row among those made: last, or in the place and section of what an earlier run of its cell said."""
-    old = [i for i, made in enumerate(_made) if made.statement == row.statement and made.run != row.run]
-    if old:
-        row = row._replace(section=_made[old[0]].section)
-        _made[old[0]] = row
-    else:
-        _made.append(row)
+    for i, made in enumerate(_made):
+        if made.cell == row.cell != "" and made.statement == row.statement and made.run != row.run:
+            row = row._replace(section=made.section)
+            _made[i] = row
+            return row
+    _made.append(row)
     return row
 
 

@@ -1,6 +1,7 @@
 import math
 import re
 
+import jupyter_client
 import numpy as np
 import pytest
 import torch
@@ -317,33 +318,56 @@ def test_a_false_claim_is_one_line_in_a_notebook(capsys):
     assert "\n" not in out and out == "\x1b[31mClaimError: FAILS: two | measured 1, expected 2\x1b[0m"
 
 
-def test_a_cell_run_again_replaces_what_it_said(shown, monkeypatch):
-    """Broken, put right, and broken for good: the recap says how it stands, in the section where it belongs."""
-    run = iter(range(1, 10))
+CELLS = {
+    "one": "from fmlib.claims import claim, recap, section; section('1.1')\nclaim('two', 2, at_least=2)",
+    "two": "section('1.2')\nfor value in (MEASURED, 3):\n    claim('two', value, at_least=2)",
+    "last": "recap()",
+}
 
-    def cell(section, measured):
-        number = next(run)
-        monkeypatch.setattr(claims, "_execution", lambda: number)
-        if section:
-            claims.section(section)
-        for value in (measured, 3):  # a loop makes two of one name
-            claim("at least two", value, at_least=2)
 
-    cell("1.1", 4)
-    claims.section("1.2 another")
+@pytest.fixture
+def notebook():
+    """A function that runs a cell of CELLS on a kernel, as JupyterLab does, and returns the HTML that it shows."""
+    manager, client = jupyter_client.manager.start_new_kernel()
+
+    def run(cell, source):
+        content = {"code": source, "silent": False, "store_history": True, "allow_stdin": False, "stop_on_error": False}
+        message = client.session.msg("execute_request", content, metadata={"cellId": cell})
+        client.shell_channel.send(message)
+        shown = ""
+        while True:
+            answer = client.get_iopub_msg(timeout=60)
+            if answer["parent_header"].get("msg_id") == message["header"]["msg_id"]:
+                shown += answer["content"].get("data", {}).get("text/html", "")
+                if answer["content"].get("execution_state") == "idle":
+                    return shown
+
+    yield run
+    client.stop_channels()
+    manager.shutdown_kernel(now=True)
+
+
+def test_a_cell_run_again_replaces_what_it_said(notebook):
+    """Broken, then put right: the recap says how it stands, in the section where it belongs, and keeps other cells'."""
+
+    def told():
+        rows = re.findall("<tr>(.*?)</tr>", notebook("last", CELLS["last"]))[1:]
+        return [words(row).removeprefix("&#10003; ") for row in rows]
+
+    notebook("one", CELLS["one"])
+    notebook("two", CELLS["two"].replace("MEASURED", "4"))
+    whole = ["1.1", "two 2 at least 2 100 %", "1.2", "two 4 at least 2 50 %", "two 3 at least 2 67 %"]
+    assert told() == whole
+    notebook("two", CELLS["two"].replace("MEASURED", "1").removeprefix("section('1.2')\n"))
+    assert told() == [*whole[:3], "&#10007; FAILS: two 1 at least 2", whole[4]]
+    notebook("one", "claim('two', 5, at_least=2)")  # without its section, after another one
+    notebook("two", CELLS["two"].replace("MEASURED", "4"))
+    assert told() == ["1.1", "two 5 at least 2 40 %", *whole[2:]]
+
+
+def test_a_recap_counts_what_fell(shown):
+    claim("two", 2, at_least=2)
     with pytest.raises(ClaimError):
-        cell("", 1)
+        claim("one", 1, at_least=2)
     claims.recap()
-    assert shown[-1][0].splitlines() == [
-        "1.1",
-        " 1. FAILS: at least two | measured 1, at least 2",
-        " 2. at least two | measured 3, at least 2",
-    ]
-    assert "1 claims held, 1 fell." in shown[-1][1] and "FAILS" in shown[-1][1]
-    cell("", 7)
-    claims.recap()
-    assert [line[4:] for line in shown[-1][0].splitlines()] == [
-        "",
-        "at least two | measured 7, at least 2",
-        "at least two | measured 3, at least 2",
-    ]
+    assert "1 claims held, 1 fell." in shown[-1][1]
