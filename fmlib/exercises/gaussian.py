@@ -39,7 +39,6 @@ good_ends = Choice(
             "The second divides by $\\alpha_t$, and that is 1 at $t=1$. It fails at $t=0$, where $\\alpha_t$ is 0.",
         ),
     },
-    reference='answer = "b"',
     why=(
         "$\\sigma_1=0$ and $\\alpha_0=0$, so the first formula is singular at $t=1$ and the second at $t=0$. At $t=0$ "
         "the place $X_t=X_0$ is independent of $X_1$, so $\\hat x_1$ is the constant $\\mathbb E[X_1]$ and the first "
@@ -569,7 +568,6 @@ euler_ends = Choice(
         "Below, each takes one step from $t=0$ and one to $t=1$. How does DDIM itself manage both ends, with an "
         "$\\hat x_1$ from a network?"
     ),
-    reference='answer = "b"',
     why=(
         "The step contains $\\alpha_r/\\sigma_r$, which is 1 / 0 at $r=1$, and multiplying by $\\sigma_1=0$ gives NaN. "
         "Over $\\alpha$ the end is harmless, and the start is not. DDIM has done the cancelling on paper, "
@@ -617,7 +615,6 @@ heavy_batches = Choice(
         "What follows draws the size of such losses, and what Adam does with one gradient that is 1,000 times too "
         "large."
     ),
-    reference='answer = "c"',
     why=(
         "$\\mathbb E[1/\\sigma_t^2]$ is infinite for uniform $t$ under cond-OT: now and then a $t$ very near 1 "
         "dominates everything, and over 400 steps the largest loss is $10^4$ to $10^7$ times the median. Adam divides "
