@@ -42,7 +42,7 @@ def outcomes(tmp_path_factory) -> tuple[float, dict]:
     clean = {key: value for key, value in os.environ.items() if not key.startswith("PYTEST_")}
     start = time.monotonic()
     result = subprocess.run(
-        [sys.executable, "-m", "pytest", *flags, "--nbval-cell-timeout=4", "-p", "no:cacheprovider"]
+        [sys.executable, "-m", "pytest", *flags, "--nbval-cell-timeout=20", "-p", "no:cacheprovider"]
         + [f"--junitxml={folder}/report.xml", "-o", "junit_family=xunit1", "-c", "pyproject.toml"]
         + sorted(folder.glob("*.ipynb")),
         cwd=ROOT,
@@ -72,7 +72,7 @@ FAILING = {
     ("loud", "Cell 1"): "The cell wrote to stderr",
     ("killed", "Cell 1"): "the kernel died while running this cell",
     ("killed", "Cell 2"): "Kernel dead",
-    ("endless", "Cell 1"): "Timeout of 4 seconds exceeded",
+    ("endless", "Cell 1"): "Timeout of 20 seconds exceeded",
 }
 
 
