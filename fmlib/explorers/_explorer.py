@@ -17,7 +17,9 @@ import uuid
 
 import ipywidgets
 import matplotlib
+import numpy as np
 import traitlets
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
@@ -62,13 +64,70 @@ class _Picture(ipywidgets.Image):
     description = traitlets.Unicode("").tag(sync=True)  # without it the page fails to show the tooltip, and the image
 
 
+class _Sheet(Figure):
+    """A figure to be drawn on many times: `subplots` gives the same axes again, emptied. To make them takes long."""
+
+    def __init__(self, **settings):
+        super().__init__(**settings)
+        FigureCanvasAgg(self)
+        self._given = None  # how `subplots` was called, and what it returned
+        self._asked = False  # was it called since the last `wipe`?
+
+    def wipe(self) -> None:
+        """Begin anew. What else but the axes of `subplots` stands on the figure is removed."""
+        self._asked = False
+        if self._given and self.axes == list(np.ravel(self._given[1])) and all(map(_plain, self.axes)):
+            for artist in [*self.legends, *self.texts, *self.lines, *self.patches, *self.images, *self.artists]:
+                artist.remove()
+            for ax in self.axes:
+                _empty(ax)
+        else:
+            self.clear()
+            self._given = None
+
+    def subplots(self, *args, **kwargs):
+        if self._given is None or self._given[0] != (args, kwargs):
+            self.clear()
+            self._given = (args, kwargs), super().subplots(*args, **kwargs)
+        self._asked = True
+        return self._given[1]
+
+    def finish(self) -> None:
+        """Remove the axes that were kept, if this time nobody asked for them."""
+        if self._given and not self._asked:
+            for ax in np.ravel(self._given[1]):
+                ax.remove()
+            self._given = None
+
+
+def _plain(ax: Axes) -> bool:
+    """Has `ax` nothing that `_empty` would leave: names or dates for coordinates, axes of its own?"""
+    return not (ax.child_axes or ax.xaxis.have_units() or ax.yaxis.have_units())
+
+
+def _empty(ax: Axes) -> None:
+    """Leave of `ax` its frame and its ticks, which are what takes long to make."""
+    for artist in [*ax.lines, *ax.collections, *ax.images, *ax.patches, *ax.texts, *ax.artists]:
+        artist.remove()
+    if ax.get_legend():
+        ax.get_legend().remove()
+    ax.containers.clear()
+    ax.set_prop_cycle(None)
+    ax.set(title="", xlabel="", ylabel="", aspect="auto", xscale="linear", yscale="linear")
+    ax.axis("on")
+    ax.relim()
+    ax.set_xlim(0, 1, auto=True)
+    ax.set_ylim(0, 1, auto=True)
+
+
 class Explorer(ipywidgets.VBox):
     """Controls above a picture that `draw(figure, **values)` draws anew whenever a control moves.
 
-    draw: called with an empty matplotlib Figure and one keyword for each control, named as in `controls`. controls:
-    ipywidgets with a description and a value, by name. size: width and height in inches. alt: what the picture shows,
-    for readers who cannot see it. While a control moves the picture is light; when it rests, `draw` is called again for
-    a sharp one. An exception of the first frame is raised, a later one is shown below the picture.
+    draw: called with a matplotlib Figure, to which it adds axes, and one keyword for each control, named as in
+    `controls`. controls: ipywidgets with a description and a value, by name. size: width and height in inches. alt:
+    what the picture shows, for readers who cannot see it. While a control moves the picture is light; when it rests,
+    `draw` is called again for a sharp one. An exception of the first frame is raised, a later one is shown below the
+    picture.
 
     >>> def draw(figure, power):
     ...     figure.subplots().plot(range(5), [x**power for x in range(5)])
@@ -78,7 +137,7 @@ class Explorer(ipywidgets.VBox):
 
     def __init__(self, draw, controls: dict, size: tuple[float, float] = (7, 3.4), alt: str = ""):
         self._draw, self._controls, self._size, self._alt = draw, controls, size, alt
-        self._id, self._later = uuid.uuid4().hex[:12], None
+        self._id, self._later, self._sheet = uuid.uuid4().hex[:12], None, None
         self.picture = _Picture(format="png", tooltip=alt, layout={"width": "100%", "max_width": "840px"})
         self.problem = ipywidgets.HTML()
         for control in controls.values():
@@ -97,6 +156,11 @@ class Explorer(ipywidgets.VBox):
     def render(self) -> bytes:
         """The sharp picture for the present values of the controls, as PNG bytes."""
         return _sharp(self._drawn({}))
+
+    def light(self) -> bytes:
+        """The picture that is shown while a control moves: half the resolution, and axes that are used again."""
+        self._sheet = self._drawn({}, self._sheet)
+        return _png(self._sheet, LIGHT)
 
     def frames(self, most: int = 24) -> dict:
         """Pictures along the last two controls that are lists or have a play button; the others stay as they are.
@@ -118,14 +182,15 @@ class Explorer(ipywidgets.VBox):
             pictures.append(base64.b64encode(picture).decode())
         return {"axes": axes, "frames": pictures}
 
-    def _drawn(self, values: dict) -> Figure:
-        # For speed: a new figure (clearing the old one takes longer), titles at a set height (else all labels are
-        # measured for it), a fixed layout.
+    def _drawn(self, values: dict, sheet: _Sheet | None = None) -> _Sheet:
+        # For speed: titles at a set height (else all labels are measured for it), a fixed layout.
         settings = {"axes.titley": 1.0, "figure.constrained_layout.use": False}
         with matplotlib.rc_context(settings):
-            figure = Figure(figsize=self._size)
-            FigureCanvasAgg(figure)
+            figure = sheet or _Sheet(figsize=self._size)
+            figure.set_layout_engine(None)  # to be saved leaves it another one
+            figure.wipe()
             self._draw(figure, **{name: control.value for name, control in self._controls.items()} | values)
+            figure.finish()
             figure.subplots_adjust(left=0.1, right=0.98, bottom=0.16, top=0.9, wspace=0.3, hspace=0.4)
         return figure
 
@@ -138,7 +203,7 @@ class Explorer(ipywidgets.VBox):
         except RuntimeError:  # a plain script, where nobody would come back to it
             self._show(self.render)
         else:
-            self._show(lambda: _png(self._drawn({}), LIGHT))
+            self._show(self.light)
             self._later = loop.call_later(PAUSE, self._show, self.render)
 
     def _show(self, picture) -> None:
