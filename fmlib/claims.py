@@ -120,6 +120,8 @@ def claim(
     if value.numel() > 1:
         shown += f" (the worst of {value.numel()})"
     held = bool(holds.all())
+    if error is not None and not held:
+        expectation += f", {_show(gap / error.flatten()[index])} standard errors apart"
     row = _noted(Row(_section, statement, shown, expectation, used if held else math.nan, held, *_place()))
     if not held:
         raise ClaimError(f"FAILS: {row.line}")
