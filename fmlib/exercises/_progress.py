@@ -56,6 +56,12 @@ def record(number: str, key: str) -> str:
     return trouble
 
 
+def recall(number: str, key: str) -> str:
+    """A sentence for the learner who has solved this exercise before and finds it open again, or ""."""
+    done, trouble = load()
+    return "You have solved it before; that is kept." if (done or {}).get(number) == key else trouble
+
+
 @contextmanager
 def _one_at_a_time() -> Iterator[None]:
     """Keep the user's other notebooks from noting progress meanwhile; go on without, if no lock is to be had soon."""
@@ -134,7 +140,7 @@ def line(exercises: list, titles: dict[str, str]) -> str:
 
 
 def table(exercises: list, titles: dict[str, str]) -> str:
-    """One line for each notebook, its exercises marked [x] or [ ], one line for the course, and the line to post."""
+    """One line for each notebook, its exercises marked [x] or [ ], one line for the course, and that for a chat."""
     done, trouble = load()
     lines, total = [], 0
     width = max(map(len, titles.values())) + 5
@@ -147,7 +153,7 @@ def table(exercises: list, titles: dict[str, str]) -> str:
         lines.append(f"Kept in {_shown(path())}; delete that file to start again.")
     except RuntimeError:
         pass
-    return "\n".join(lines + [trouble] * bool(trouble) + ["To post:", line(exercises, titles)])
+    return "\n".join(lines + [trouble] * bool(trouble) + ["One line for a chat:", line(exercises, titles)])
 
 
 def _chapters(exercises: list, titles: dict[str, str], done: dict[str, str] | None) -> list[tuple]:

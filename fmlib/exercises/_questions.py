@@ -154,8 +154,8 @@ class Exercise:
             outcome = Outcome(ERROR, f"This answer cannot be examined ({reason}). {self._expects()}")
         opening = f"Exercise {self.number} is open. " if outcome.kind == OPEN else ""
         verdict = {CORRECT: "Correct. ", WRONG: "Not yet. ", ERROR: "", OPEN: opening}[outcome.kind]
-        trouble = _progress.record(self.number, self.key) if outcome.kind == CORRECT else ""
-        remarks = [remark for remark in (self._remark(answer) if not more else "", trouble) if remark]
+        kept = {CORRECT: _progress.record, OPEN: _progress.recall}.get(outcome.kind, lambda *_: "")
+        remarks = [r for r in (self._remark(answer) if not more else "", kept(self.number, self.key)) if r]
         text = "\n".join(map(_wording.wrapped, [verdict + outcome.message, *remarks]))
         label, colour = LOOKS[outcome.kind]
         html = _wording.marked_up("\n".join([opening + outcome.message, *remarks]))

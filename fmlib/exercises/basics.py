@@ -210,6 +210,17 @@ euler = Function(
             "Your clock runs backwards: the first step is taken at $t=1$. Start at $t=0$.",
         ),
         Wrong(
+            _EULER.replace("        points.append(x)\n", "").format("steps", "x = x + u(x, i / steps) / steps"),
+            "Your list holds the start and nothing else: append each new point to it.",
+        ),
+        Wrong(
+            _EULER.replace("        points.append(x)\n", "").format(
+                "steps", "points.append(x)\n        x = x + u(x, i / steps) / steps"
+            ),
+            "You append the point before it has moved, so the start stands twice in your list and the end is missing. "
+            "Append it after the step.",
+        ),
+        Wrong(
             "def answer(u, x, steps):\n    points = [x + u(x, i / steps) / steps for i in range(steps)]\n"
             "    return torch.stack([x, *points])",
             "Each of your steps sets out from the start. Step $i$ must set out from where step $i-1$ ended: keep the "
@@ -433,6 +444,14 @@ flow_matching_loss = _Loss(
             _LOSS.format(_ERROR, "error.square().sum(1).mean()"),
             "You sum over the coordinates and take the mean over the rows: that is $d$ times what is asked for. It has "
             "the same minimum, and is the formula of the text, but here the mean is over all entries.",
+        ),
+        Wrong(
+            _LOSS.format(_ERROR, "error.norm(dim=1).mean()"),
+            "`norm` takes the root of each row's sum of squares. The loss is the mean of the squares, without a root.",
+        ),
+        Wrong(
+            _LOSS.format(_ERROR, "error.norm()"),
+            "`norm` takes the root of the sum of all squares. The loss is their mean, without a root.",
         ),
         Wrong(
             _LOSS.format(_ERROR, "error.square().mean().sqrt()"),

@@ -1368,6 +1368,18 @@ def test_without_a_lock_progress_is_kept_all_the_same(trouble, file, tmp_path_fa
     held.release()
 
 
+def test_an_open_exercise_says_that_it_was_solved_before(file, capsys):
+    again = exercises.basics.three_bumps
+    again.check()
+    assert "solved it before" not in capsys.readouterr().out
+    again.check(again.right)
+    capsys.readouterr()
+    again.check()
+    assert "is open" in (out := capsys.readouterr().out) and "You have solved it before" in out
+    exercises.basics.euler.check()
+    assert "solved it before" not in capsys.readouterr().out
+
+
 def test_progress_table(file, capsys):
     choice.check("c")
     capsys.readouterr()
@@ -1376,7 +1388,7 @@ def test_progress_table(file, capsys):
     assert re.fullmatch(r"1\. Flow matching basics +1 of +9   \[ \] 1\.1  \[x\] 1\.2  \[ \] 1\.3 .*", lines[0])
     assert re.fullmatch(rf"The course +1 of {len(EVERY)}", lines[5])
     assert lines[6] == f"Kept in {file}; delete that file to start again."
-    assert lines[7:] == ["To post:", exercises.progress_line(), ""]
+    assert lines[7:] == ["One line for a chat:", exercises.progress_line(), ""]
 
 
 def test_progress_in_one_line(file, capsys):
