@@ -1,5 +1,6 @@
 """A headless Chromium and a JupyterLab of the tests' own: nothing of the user's settings is read or written."""
 
+import ast
 import json
 import os
 import shutil
@@ -85,7 +86,7 @@ def lab(root):
     """The address of a JupyterLab over a copy of the notebooks."""
     home = root.parent
     for path in NOTEBOOKS:
-        _copy_without_outputs(path, root / path.name)
+        _copy_for_explorers(path, root / path.name)
     settings = home / "config" / "labconfig" / "default_setting_overrides.json"
     settings.parent.mkdir(parents=True)
     settings.write_text(
@@ -138,19 +139,51 @@ def kernels(lab):
         ask(f"{lab}/api/kernels/{kernel['id']}", "DELETE")
 
 
-def _copy_without_outputs(path: Path, target: Path) -> None:
-    """Or a stored output, or a stored cell number, would pass for one of this run. It ends with the last explorer.
+def _copy_for_explorers(path: Path, target: Path) -> None:
+    """Without outputs, or a stored output, or a stored cell number, would pass for one of this run.
 
-    What comes after it is run elsewhere: `make test-notebooks` runs every cell of every notebook.
+    Of the code, only the explorers' cells and those that make what they use: `make test-notebooks` runs every cell.
     """
     notebook = json.loads(path.read_text())
-    cells = notebook["cells"]
-    last = max(i for i, cell in enumerate(cells) if is_code(cell) and "explorers." in "".join(cell["source"]))
-    notebook["cells"] = cells[: last + 1]
-    for cell in filter(is_code, cells):
-        cell |= {"outputs": [], "execution_count": None}
+    kept, wanted = [], set()
+    for cell in reversed(notebook["cells"]):
+        source = "".join(cell["source"])
+        if is_code(cell):
+            made, changed, used = names(source)
+            if "explorers." not in source and not (made | changed) & wanted:
+                continue
+            wanted = wanted - made | used
+            cell |= {"outputs": [], "execution_count": None}
+        kept.insert(0, cell)
     target.parent.mkdir(exist_ok=True)
-    target.write_text(json.dumps(notebook))
+    target.write_text(json.dumps({**notebook, "cells": kept}))
+
+
+def names(source: str) -> tuple[set[str], set[str], set[str]]:
+    """The names that a cell makes, those of things that it changes, and those that it needs from the cells above."""
+    made, changed, used = set(), set(), set()
+    for statement in ast.parse(source).body:
+        loads, stores, own = set(), set(), set()
+        for node in ast.walk(statement):
+            if isinstance(node, ast.Name):
+                (loads if isinstance(node.ctx, ast.Load) else stores).add(node.id)
+            elif isinstance(node, ast.FunctionDef | ast.ClassDef):
+                stores.add(node.name)
+            elif isinstance(node, ast.alias):
+                stores.add(node.asname or node.name)
+            elif isinstance(node, ast.arg):
+                own.add(node.arg)
+            elif isinstance(node, ast.comprehension):
+                own |= {part.id for part in ast.walk(node.target) if isinstance(part, ast.Name)}
+            elif isinstance(node, ast.Subscript | ast.Attribute) and (
+                isinstance(node.ctx, ast.Store) or getattr(node, "attr", "") in ("append", "extend", "update")
+            ):
+                changed |= {part.id for part in ast.walk(node.value) if isinstance(part, ast.Name)}
+        if not isinstance(statement, ast.Assign | ast.AugAssign):
+            own |= stores  # the names of a loop or a function's body
+        used |= loads - own - made
+        made |= stores
+    return made, changed, used
 
 
 def is_code(cell: dict) -> bool:

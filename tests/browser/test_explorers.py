@@ -1,4 +1,4 @@
-"""Every notebook is run in JupyterLab up to its last explorer, and every control is moved with the keyboard."""
+"""What the explorers of every notebook need is run in JupyterLab, and every control is moved with the keyboard."""
 
 import json
 import re
