@@ -140,6 +140,37 @@ def test_an_explorer_outlives_its_kernel(lab, watched, kernels, small):
     assert page.locator(".fmlib-still:visible").count() == 0
 
 
+@pytest.mark.timeout(120)
+def test_an_explorer_that_an_older_version_saved_is_replaced_when_it_is_run(lab, watched, kernels, small):
+    """It left a picture of its own and a widget that no kernel knows; nothing of either is seen after a run."""
+    notebook = json.loads(small.read_text())
+    widget = {"model_id": "0123456789abcdef", "version_major": 2, "version_minor": 0}
+    notebook["cells"][0] |= {
+        "execution_count": 7,
+        "outputs": [
+            {
+                "output_type": "display_data",
+                "metadata": {},
+                "data": {"application/vnd.jupyter.widget-view+json": widget, "text/plain": "Explorer(children=())"},
+            },
+            {
+                "output_type": "display_data",
+                "metadata": {},
+                "data": {"text/html": "<p class='old-still'>a picture</p>"},
+            },
+        ],
+    }
+    small.write_text(json.dumps(notebook))
+    page = watched(lab, harmless=(*HARMLESS, "widget model not found"))
+    shown(page, lab, small)
+    page.wait_for_timeout(2000)
+    assert page.locator(".old-still").count() == 1  # what it left is still there
+    run_all(page)
+    page.locator(EXPLORER).locator("img.widget-image").wait_for()
+    assert page.locator(".old-still").count() == 0
+    assert page.get_by_text("Error displaying widget").filter(visible=True).count() == 0
+
+
 def test_the_courses_settings_are_installed_beside_it(lab):
     answer = json.loads(ask(f"{lab}/lab/api/settings/@jupyterlab/apputils-extension:notification"))
     found = {name: answer["schema"]["properties"][name]["default"] for name in ("fetchNews", "checkForUpdates")}
