@@ -179,7 +179,8 @@ def recap() -> None:
         body = "".join(table)
         _rich.show(
             "\n".join(lines),
-            f"<table><caption {LEFT}>{caption}</caption><tr>{head}</tr>{body}</table>",
+            f"<div style='overflow-x:auto'><table style='min-width:38em'><caption {LEFT}>{caption}</caption>"
+            f"<tr>{head}</tr>{body}</table></div>",
         )
 
 
