@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.optimize import linear_sum_assignment
 
+from fmlib import training
 from fmlib.couplings import Aligned, Independent, MinibatchOT, Paired
 
 EVERY = pytest.mark.parametrize(
@@ -250,6 +251,181 @@ def test_minibatch_ot_bad_input(x_0, x_1, kind, message):
     assert one_sentence(error)
 
 
+# MinibatchOT that knows of conditions
+
+LABELS = {
+    "two labels": torch.tensor([4, 9, 4, 4, 9, 9]),
+    "uneven": torch.tensor([0, 1, 0, 0, 0, 1, 0]),
+    "a lone row": torch.tensor([2, 0, 2, 1, 2, 0]),
+    "one label": torch.full((6,), 3),
+    "every label once": torch.arange(6).flip(0),
+    "one row": torch.tensor([5]),
+}
+
+
+def by_permutations(x_0: torch.Tensor, x_1: torch.Tensor, allowed, price) -> torch.Tensor:
+    """The best of all k! orders that are `allowed`, by what they cost with `price(order)` added."""
+    orders = [order for order in itertools.permutations(range(len(x_0))) if allowed(order)]
+    costs = [(x_0[list(o)] - x_1).square().sum().item() + price(o) for o in orders]
+    return x_0[list(orders[int(np.argmin(costs))])]
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+@pytest.mark.parametrize("label", LABELS.values(), ids=LABELS)
+def test_within_labels_is_the_best_of_all_permutations_that_keep_labels(label, seed):
+    x_0, x_1 = normal(len(label), 2, seed=seed), 3 * normal(len(label), 2, seed=seed + 10)
+    best = by_permutations(x_0, x_1, lambda order: torch.equal(label[list(order)], label), lambda order: 0)
+    out_0, out_1 = MinibatchOT(within_labels=True)(x_0, x_1, label=label)
+    assert torch.equal(out_0, best) and out_1 is x_1
+
+
+@pytest.mark.parametrize("kind", [torch.int64, torch.int32, torch.uint8])
+@pytest.mark.parametrize("dims", [(2,), (3, 4), (200,)], ids=["plane", "images", "many dimensions"])
+def test_within_labels_against_scipy_with_all_other_pairs_forbidden(dims, kind):
+    label = torch.randint(7, (150,), generator=seeded()).to(kind)
+    x_0, x_1 = normal(150, *dims, seed=1).float(), normal(150, *dims, seed=2).float()
+    price = squared(x_0, x_1)
+    forbidden = (label[:, None] != label).numpy()
+    rows, columns = linear_sum_assignment(np.where(forbidden, 1e9, price))
+    out = MinibatchOT(within_labels=True)(x_0, x_1, label=label)[0]
+    reached = (out.double() - x_1.double()).square().sum().item()
+    assert reached == pytest.approx(price[rows, columns].sum(), rel=1e-6)
+    source = {tuple(row.flatten().tolist()): y for row, y in zip(x_0, label.tolist(), strict=True)}
+    assert [source[tuple(row.flatten().tolist())] for row in out] == label.tolist()  # no source row changed its label
+
+
+def test_within_one_label_is_plain_and_with_every_label_once_nothing_moves():
+    x_0, x_1 = normal(40, 3), normal(40, 3, seed=1)
+    within = MinibatchOT(within_labels=True)
+    assert torch.equal(within(x_0, x_1, label=torch.zeros(40).long())[0], MinibatchOT()(x_0, x_1)[0])
+    assert torch.equal(within(x_0, x_1, label=torch.randperm(40, generator=seeded()))[0], x_0)
+
+
+def test_plain_transport_makes_the_source_depend_on_the_label_and_within_labels_does_not():
+    """Classes at +2 and -2 on the line, k = 2: E[X_0 | y = 1] = 1 / (2 sqrt(pi)), as the classes differ every other
+    time and then the larger of two normal numbers goes to +2. Within labels: 0."""
+    n, generator = 4000, seeded()
+    label = torch.randint(2, (n, 2), generator=generator)
+    x_0 = torch.randn(n, 2, 1, generator=generator)
+    x_1 = 4.0 * label[..., None] - 2
+    for coupling, expected in [(MinibatchOT(), 0.5 / math.pi**0.5), (MinibatchOT(within_labels=True), 0.0)]:
+        moved = [coupling(a, b, label=y)[0] for a, b, y in zip(x_0, x_1, label, strict=True)]
+        found = torch.stack(moved)[..., 0][label == 1]
+        assert abs(found.mean() - expected) < 4 * found.std() / len(found) ** 0.5
+
+
+@pytest.mark.parametrize("weight", [0.3, 5.0])
+def test_condition_weight_is_the_best_of_all_permutations(weight):
+    x_0, x_1, style, mask = normal(6, 2), normal(6, 2, seed=1), normal(6, 3, seed=2), normal(6, 2, 2, seed=3)
+
+    def price(order):
+        moved = list(order)
+        return weight * ((style[moved] - style).square().sum() + (mask[moved] - mask).square().sum()).item()
+
+    best = by_permutations(x_0, x_1, lambda order: True, price)
+    assert not torch.equal(best, MinibatchOT()(x_0, x_1)[0])
+    out = MinibatchOT(condition_weight=weight)(x_0, x_1, style=style, mask=mask, label=torch.arange(6))
+    assert torch.equal(out[0], best) and out[1] is x_1
+
+
+@pytest.mark.parametrize("d", [2, 200])
+def test_a_large_condition_weight_is_within_labels_and_none_is_plain(d):
+    label = torch.randint(4, (60,), generator=seeded())
+    x_0, x_1, c = normal(60, d).float(), normal(60, d, seed=1).float(), torch.eye(4)[label]
+    heavy = MinibatchOT(condition_weight=1e6)(x_0, x_1, style=c)[0]
+    assert torch.equal(heavy, MinibatchOT(within_labels=True)(x_0, x_1, label=label)[0])
+    assert torch.equal(MinibatchOT(condition_weight=0)(x_0, x_1, style=c)[0], MinibatchOT()(x_0, x_1)[0])
+
+
+def test_the_larger_the_condition_weight_the_dearer_the_transport_and_the_nearer_the_conditions():
+    x_0, x_1, c = normal(80, 2), normal(80, 2, seed=1), normal(80, 1, seed=2)
+    costs, apart = [], []
+    for weight in (0.0, 0.1, 1.0, 10.0):
+        numbered_rows = torch.cat([x_0, c], 1)  # the condition that came with a source row travels along
+        out = MinibatchOT(condition_weight=weight)(x_0, x_1, c=c)[0]
+        rows = (out[:, None] == x_0).all(2).double().argmax(1)
+        costs.append((out - x_1).square().sum().item())
+        apart.append((numbered_rows[rows, 2:] - c).square().sum().item())
+    assert costs == sorted(costs) and apart == sorted(apart, reverse=True) and costs[0] < costs[-1]
+
+
+def test_both_options_together_weigh_within_each_label():
+    x_0, x_1, c, label = normal(6, 2), normal(6, 2, seed=1), normal(6, 1, seed=2), LABELS["two labels"]
+    best = by_permutations(
+        x_0,
+        x_1,
+        lambda order: torch.equal(label[list(order)], label),
+        lambda order: 2.0 * (c[list(order)] - c).square().sum().item(),
+    )
+    both = MinibatchOT(within_labels=True, condition_weight=2.0)
+    assert torch.equal(both(x_0, x_1, c=c, label=label)[0], best)
+
+
+@pytest.mark.parametrize("coupling", [MinibatchOT(within_labels=True), MinibatchOT(condition_weight=1e9)])
+def test_fit_tells_the_coupling_the_condition(coupling):
+    """With a source and a target that tell their labels, no pair that the loss sees joins two of them."""
+    label = torch.arange(300) % 3
+    data = torch.stack([label.float(), torch.randn(300, generator=seeded())], 1)
+    seen = []
+
+    def loss(network, batch):
+        seen.append((batch.condition["label"], batch.x_1[:, 0]))
+        return network(batch.x_0, batch.t, **batch.condition).square().mean()
+
+    class Told(torch.nn.Linear):
+        def forward(self, x, t, label):
+            return super().forward(x) + label.float()[:, None].mean()
+
+    class Recording:
+        def __call__(self, x_0, x_1, generator=None, **condition):
+            out = coupling(x_0, x_1, generator=generator, style=condition["label"].float(), **condition)
+            rows = (out[0][:, None] == x_0).all(2).double().argmax(1)
+            assert torch.equal(condition["label"][rows], condition["label"])
+            assert torch.equal(condition["label"], x_1[:, 0].long())
+            return out
+
+    training.fit(Told(2, 2), data, loss=loss, coupling=Recording(), label=label, steps=3, device="cpu", progress=False)
+    assert len(seen) == 3 and all(torch.equal(y, x.long()) for y, x in seen)
+
+
+SIX = normal(6, 2)
+CONDITION_BAD = {
+    "no label": ({"within_labels": True}, {}, ValueError, "needs label="),
+    "labels too short": ({"within_labels": True}, {"label": torch.arange(5)}, ValueError, "for each of the 6 .*5,"),
+    "labels too long": ({"within_labels": True}, {"label": torch.arange(7)}, ValueError, "for each of the 6 .*7,"),
+    "fractions": ({"within_labels": True}, {"label": torch.rand(6)}, TypeError, "label must hold integers.*float32"),
+    "one-hot": ({"within_labels": True}, {"label": torch.eye(6).long()}, TypeError, r"shape \(6, 6\)"),
+    "a list": ({"within_labels": True}, {"label": [0] * 6}, TypeError, "label must be a torch.Tensor, got list"),
+    "nothing to weigh": ({"condition_weight": 1.0}, {}, ValueError, "floating numbers, got none"),
+    "labels to weigh": ({"condition_weight": 1.0}, {"label": torch.arange(6)}, ValueError, "label of torch.int64"),
+    "NaN": ({"condition_weight": 1.0}, {"c": torch.full((6,), torch.nan)}, ValueError, "c has 6 NaN"),
+}
+
+
+@pytest.mark.parametrize("options, condition, kind, message", CONDITION_BAD.values(), ids=CONDITION_BAD)
+def test_conditions_that_minibatch_ot_cannot_use(options, condition, kind, message):
+    with pytest.raises(kind, match=message) as error:
+        MinibatchOT(**options)(SIX, SIX, **condition)
+    assert one_sentence(error)
+
+
+@pytest.mark.parametrize(
+    "weight, kind, message",
+    [(-1.0, ValueError, "condition_weight must be positive and finite, got -1.0"), ("1", TypeError, "got '1'")]
+    + [(math.inf, ValueError, "got inf"), (math.nan, ValueError, "got nan")],
+)
+def test_bad_condition_weight(weight, kind, message):
+    with pytest.raises(kind, match=message):
+        MinibatchOT(condition_weight=weight)
+
+
+def test_a_lone_row_that_is_not_finite_is_found_too():
+    x_1 = SIX.clone()
+    x_1[3, 0] = torch.nan
+    with pytest.raises(ValueError, match="x_1 has 1 NaN"):
+        MinibatchOT(within_labels=True)(SIX, x_1, label=torch.tensor([0, 0, 0, 1, 0, 0]))
+
+
 # Aligned
 
 
@@ -337,7 +513,7 @@ def test_aligned_does_not_reflect():
 def test_aligned_at_any_scale_in_the_dtype_that_came(scale, kind):
     x_1 = normal(20, 3, 2, seed=2)
     x_0 = (x_1.flip(1) @ rotation(2.0)).to(kind) * scale
-    out = Aligned()(x_0, x_1.to(kind))[0]
+    out = Aligned()(x_0, x_1.to(kind) * scale)[0]
     assert out.dtype == kind
     torch.testing.assert_close(out / scale, x_1.to(kind), rtol=0, atol=20 * torch.finfo(kind).eps)
 
