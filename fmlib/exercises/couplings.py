@@ -38,7 +38,8 @@ _TWO = """def answer(x_0, x_1):
     return {}"""
 _STAY, _SWAP = (f"(a - to_{x}).square().sum(1) + (b - to_{y}).square().sum(1)" for x, y in ("ab", "ba"))
 _BETTER = "(swap < stay)[:, None]"
-_INTO = "torch.stack([torch.where(better, b, a), torch.where(better, a, b)], 1).flatten(0, 1)"
+_BOTH = "[torch.where(better, b, a), torch.where(better, a, b)]"
+_INTO = f"torch.stack(\n        {_BOTH}, 1).flatten(0, 1)"
 
 pairs_of_two = Function(
     key="couplings.pairs_of_two",
@@ -59,7 +60,7 @@ pairs_of_two = Function(
     return ____""",
     reference=_TWO.format(_STAY, _SWAP, _BETTER, _INTO),
     why=(
-        "Of the $2!=2$ orders the cheaper one is the best. Written out, the squares of the single points cancel, and "
+        "Of the two orders the cheaper one is the best. Written out, the squares of the single points cancel, and "
         "what is left is $\\langle a-b,\\ x_1^a-x_1^b\\rangle<0$: exchange if the way from one source to the other "
         "points against the way from one target to the other. On the line that means: sort."
     ),
@@ -108,7 +109,7 @@ pairs_of_two = Function(
             "squares over the coordinates first, and exchange whole rows.",
         ),
         Wrong(
-            _TWO.format(_STAY, _SWAP, _BETTER, "torch.cat([torch.where(better, b, a), torch.where(better, a, b)])"),
+            _TWO.format(_STAY, _SWAP, _BETTER, f"torch.cat({_BOTH})"),
             "The right pairs, in the wrong rows: first come all first rows of the batches, then all second ones, and "
             "row i of x_0 no longer belongs to row i of x_1. Put the two rows of each batch below each other again, "
             "with `torch.stack(..., 1).flatten(0, 1)`.",
@@ -125,7 +126,7 @@ pairs_of_two = Function(
             _TWO.format(_STAY, _SWAP, _BETTER, _INTO)
             .replace("x_0[::2], x_0[1::2]", "x_0[: len(x_0) // 2], x_0[len(x_0) // 2 :]")
             .replace("x_1[::2], x_1[1::2]", "x_1[: len(x_1) // 2], x_1[len(x_1) // 2 :]")
-            .replace("torch.stack(", "torch.cat(")
+            .replace("torch.stack(\n        ", "torch.cat(")
             .replace(", 1).flatten(0, 1)", ")"),
             "Your batches are row i and row i + n/2. A batch here is two neighbours, rows 0 and 1, rows 2 and 3: "
             "`x_0[::2]` and `x_0[1::2]`.",
@@ -181,7 +182,7 @@ high_dimension = Choice(
         "c": ("about 40 %", ""),
         "d": (
             "less than 1 %: in high dimension all points are equally far from each other",
-            "Distances do become alike, but their differences do not vanish, and there are $512!$ permutations to "
+            "Distances do become alike, but their differences do not vanish, and there are very many permutations to "
             "choose from.",
         ),
     },
@@ -239,7 +240,8 @@ limit_of_bias = Choice(
 
 
 def _labelled(draw: torch.Generator) -> list[tuple]:
-    cases = []
+    crossed, target = torch.tensor([[[1.0], [-1.0], [0.5], [2.0]], [[-3.0], [3.0], [1.0], [4.0]]], dtype=torch.float64)
+    cases = [(crossed, target, torch.tensor([2, 2, 6, 6]), MinibatchOT())]  # only the first two should be exchanged
     for labels, d in [([0, 1, 0, 1, 1, 0], 2), ([2, 0, 2, 5, 2, 0, 0, 2, 0], 3), ([1, 1, 4, 1], 1), ([3, 3, 3, 3], 2)]:
         x_0, x_1 = torch.randn(2, len(labels), d, generator=draw, dtype=torch.float64)
         label = torch.tensor(labels)
