@@ -78,7 +78,7 @@ MUTANTS = [
         "the weight in place of its root",
         at="numbers-measure",
     ),
-    Cell("numbers-code", "[[4.25, 2 * r]", "[[4.25, 1.8 * r]", "a covariance a tenth too small"),
+    Cell("numbers-code", "[2 * r, weight]]", "[1.8 * r, weight]]", "a covariance a tenth too small"),
     Cell("numbers-code", "(seen, x_1 - x_0)", "(seen, x_1)", "regression on the target in place of the velocity"),
     Cell("numbers-code", "(1 - t) * x_0 + t * x_1", "t * x_0 + (1 - t) * x_1", "time runs backwards"),
     Cell("source-code", "x_1 + tau * torch", "x_1 + 1.1 * tau * torch", "a blur a tenth too strong"),
