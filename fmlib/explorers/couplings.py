@@ -25,7 +25,8 @@ def source_noise(tau: float, count: int = 300) -> Explorer:
         made = (y + sigma * epsilon) / (wide + sigma**2) ** 0.5
         figures.points(left, torch.stack([y, x_1], 1), figures.NEUTRAL, "true pairs", size=9, alpha=0.6)
         figures.points(left, torch.stack([y, made], 1), figures.PATH, "samples", size=9, alpha=0.8)
-        left.set(xlim=(-3.6, 3.6), ylim=(-3.3, 4.3), xlabel="Y", ylabel="X, true or sampled", title=f"sigma = {sigma:.2f}")
+        left.set(xlim=(-3.6, 3.6), ylim=(-3.3, 4.3), title=f"sigma = {sigma:.2f}")
+        left.set(xlabel="Y", ylabel="X, true or sampled")
         left.legend(loc="upper left", ncols=2, fontsize=10, handletextpad=0.2, columnspacing=1)
         right.plot(sigmas, left_over(sigmas), color=figures.PATH, label="not told Y")
         right.axhline(tau**2 / wide, color="black", ls=":", label="true")
