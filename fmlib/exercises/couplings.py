@@ -393,7 +393,7 @@ more_steps = Choice(
             "It is straight. But straight to where? The network was trained on one part of the noise for each label, "
             "and is now asked about all of it.",
         ),
-        "c": ("it stays where it is, far above the floor", ""),
+        "c": ("it does not fall: it stays far above the floor", ""),
         "d": (
             "it falls to about half, and the other half is bias",
             "That would be a fair guess for a flow that bends. This one is nearly straight, so the solver's part is "
@@ -404,7 +404,7 @@ more_steps = Choice(
     why=(
         "The error is in the velocity, not in how it is followed. For a label the network has seen the sources of one "
         "sector only; noise from elsewhere is carried, quite straight, to where that noise would go under any label. "
-        "Since the flow is straight, one step and a thousand agree, on the wrong law."
+        "More steps follow the wrong velocity more faithfully, and that is all."
     ),
     hints=(
         "There are two kinds of error, of the solver and of the velocity. Which of them do more steps reduce?",
