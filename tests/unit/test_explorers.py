@@ -8,9 +8,11 @@ from types import SimpleNamespace
 
 import ipywidgets
 import nbformat
+import numpy as np
 import pytest
 import torch
 from helpers import normal, skew_mixture
+from matplotlib.figure import Figure
 from nbformat import v4
 from PIL import Image
 
@@ -301,8 +303,9 @@ DATA = normal(30, 2, dtype=torch.float32)
         lambda: explorers.marginalization.posterior(DataPath(DATA[:3])),
         lambda: explorers.marginalization.target(),
         lambda: explorers.kinetic.coupling(lambda n: torch.randn(n, 2), lambda n: 2 + torch.randn(n, 2)),
+        lambda: explorers.couplings.source_noise(0.6),
     ],
-    ids=["path", "posterior", "posterior of three", "target", "coupling"],
+    ids=["path", "posterior", "posterior of three", "target", "coupling", "noise of the source"],
 )
 def test_the_explorers_draw_at_both_ends_of_every_slider(make):
     explorer = make()
@@ -316,3 +319,18 @@ def test_the_explorers_draw_at_both_ends_of_every_slider(make):
             frames.add(picture(explorer))
         assert len(frames) == len(ends)
         control.value = middle
+
+
+@pytest.mark.parametrize("sigma", [0.0, 0.7, 2.0])
+def test_the_noise_of_the_source_against_a_regression_of_what_is_drawn(sigma):
+    """The samples are N(0, 1), and what a regression on Y leaves of their variance is where the dot stands."""
+    figure, n = Figure(), 20_000
+    explorers.couplings.source_noise(0.6, count=n)._draw(figure, sigma=sigma)
+    left, right = figure.axes
+    pairs = {dots.get_label(): np.asarray(dots.get_offsets()) for dots in left.collections}
+    dot = right.lines[-1].get_ydata()[0]
+    for name, expected in [("samples", dot), ("true pairs", right.lines[1].get_ydata()[0])]:
+        y, x = pairs[name].T
+        r = np.corrcoef(x, y)[0, 1]
+        assert abs(x.std() - 1) < 4 / (2 * n) ** 0.5
+        assert abs(1 - r**2 - expected) < 4 * 2 * r * (1 - r**2) / n**0.5 + 1e-6
