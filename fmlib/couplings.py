@@ -86,8 +86,8 @@ class MinibatchOT:
         only row stays where it is, and k = 1 is allowed.
     condition_weight: for conditions that are floating numbers, a weight lambda >= 0: sigma minimises
         sum_i ||x_0[sigma(i)] - x_1[i]||^2 + lambda ||c[sigma(i)] - c[i]||^2, where c[i], the conditions of row i, side
-        by side, came with x_0[i] too (Cheng & Schwing 2025, "The Curse of Conditions"). The larger lambda, the nearer
-        are the conditions of a pair, and the more the transport costs.
+        by side, came with x_0[i] too (after Cheng & Schwing 2025, "The Curse of Conditions"). The larger lambda, the
+        nearer are the conditions of a pair, and the more the transport costs.
 
     Raises ValueError for k = 1 without within_labels, unequal shapes, values that are not finite, distances that
     overflow float64, a negative weight, or where the condition that an option needs is missing; TypeError for labels
@@ -169,7 +169,7 @@ class Aligned:
     x_0, x_1: one shape (n, m, 2), m <= 5, one dtype, float32 or float64, one device. Rows stay where they are, and the
     target is not touched. It changes the law of the source unless that law is the same from every side, as N(0, I) is,
     *and* so is the data's or the network treats all sides alike (Klein, Kraemer & Noe 2023, "Equivariant Flow
-    Matching", section 4). Deterministic: `generator` is accepted, as by every coupling, and not used.
+    Matching"). Deterministic: `generator` is accepted, as by every coupling, and not used.
 
     Raises ValueError for another shape, more than 5 points, or values that are not finite, TypeError for another dtype.
 
