@@ -117,7 +117,7 @@ def sample(options: argparse.Namespace) -> None:
     model, about = checkpoints.load(options.run)
     if "data" not in about:
         raise ValueError(f"{options.run} holds another model than those that `train` makes: {model.config}")
-    classes, seed, velocity = model.config["classes"], options.seed, _guided(model, about, options)
+    classes, seed, guided = model.config["classes"], options.seed, _guided(model, about, options)
     if about.get("label_dropout"):
         classes -= 1  # the last label says that there is none
     if label is not None:
@@ -129,7 +129,7 @@ def sample(options: argparse.Namespace) -> None:
     y = n
     if classes:
         y = torch.arange(n) % classes if label is None else torch.full((n,), label)
-    x = evaluation.draw(model, y, seed, options.steps, velocity)
+    x = evaluation.draw(model, y, seed, options.steps, **guided)
     path.parent.mkdir(parents=True, exist_ok=True)
     with checkpoints.replacing(path) as temporary:
         if path.suffix == ".npz":
@@ -139,16 +139,16 @@ def sample(options: argparse.Namespace) -> None:
     say(f"wrote {n} samples to {path}")
 
 
-def _guided(model: nn.Module, about: dict, options: argparse.Namespace) -> nn.Module:
-    """The model, guided if the command says so."""
+def _guided(model: nn.Module, about: dict, options: argparse.Namespace) -> dict:
+    """What `evaluation.draw` is to follow in place of the model: the model guided, or nothing."""
     if options.guidance is None:
         if options.guidance_interval is not None:
             raise ValueError("--guidance-interval needs a weight: --guidance W")
-        return model
+        return {}
     if not about.get("label_dropout"):
         raise ValueError(f"{options.run} was trained without --label-dropout, so it knows no velocity without a label")
     interval = tuple(options.guidance_interval or (0.0, 1.0))
-    return guidance.classifier_free(model, options.guidance, model.config["classes"] - 1, interval)
+    return {"velocity": guidance.classifier_free(model, options.guidance, model.config["classes"] - 1, interval)}
 
 
 def _write_arrays(path: Path, arrays: dict[str, Tensor]) -> None:
