@@ -1374,9 +1374,9 @@ def test_progress_table(file, capsys):
     exercises.progress()
     lines = capsys.readouterr().out.split("\n")
     assert re.fullmatch(r"1\. Flow matching basics +1 of +9   \[ \] 1\.1  \[x\] 1\.2  \[ \] 1\.3 .*", lines[0])
-    assert re.fullmatch(rf"The course +1 of {len(EVERY)}", lines[5])
-    assert lines[6] == f"Kept in {file}; delete that file to start again."
-    assert lines[7:] == ["To post:", exercises.progress_line(), ""]
+    assert re.fullmatch(rf"The course +1 of {len(EVERY)}", lines[len(exercises.TITLES)])
+    assert lines[len(exercises.TITLES) + 1] == f"Kept in {file}; delete that file to start again."
+    assert lines[len(exercises.TITLES) + 2 :] == ["To post:", exercises.progress_line(), ""]
 
 
 def test_progress_in_one_line(file, capsys):
