@@ -88,7 +88,7 @@ MUTANTS = [
     Cell("interval-claims", "guided(5.0, 0, a, b)", "guided(1.0, 0, a, b)", "no guidance at all"),
     Cell("solver-code", "steps=60, method", "steps=4, method", "a reference that is no better"),
     Cell("noise-code", "return (1 - w) * score(x, t)", "return score(x, t)", "a score whose weights do not sum to 1"),
-    Cell("noise-code", "noise=g)", "noise=0.4 * g)", "less noise than is said"),
+    Cell("noise-code", "noise=g)", "noise=0.2 * g)", "a fifth of the noise that is said"),
     Library(
         "solvers.maruyama",
         "g**2 / 2 * drift(x, t)",
