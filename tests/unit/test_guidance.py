@@ -126,13 +126,14 @@ def test_weights_one_and_zero_are_the_networks_own_velocities_bit_by_bit():
     assert torch.equal(outside(x, t, y), net(x, t, y))
 
 
+@pytest.mark.parametrize("t", [0.4, torch.tensor(0.4), torch.tensor([0.1, 0.9, 0.5, 0.3])])
 @pytest.mark.parametrize("make", [lambda: network(dim=2), lambda: network_of_images()])
-def test_one_batch_of_both_halves_is_two_calls(make):
+def test_one_batch_of_both_halves_is_two_calls(make, t):
     net = make()
     x = normal(4, *(net.config.get("shape") or [2])).to(next(net.parameters()).dtype)
     y, nulls = torch.tensor([0, 1, 1, 0]), torch.full((4,), 2)
-    expected = -1.5 * net(x, 0.4, label=nulls) + 2.5 * net(x, 0.4, label=y)
-    torch.testing.assert_close(guidance.classifier_free(net, 2.5, 2)(x, 0.4, label=y), expected)
+    expected = -1.5 * net(x, t, label=nulls) + 2.5 * net(x, t, label=y)
+    torch.testing.assert_close(guidance.classifier_free(net, 2.5, 2)(x, t, label=y), expected)
 
 
 def network_of_images():
