@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import fmlib
-from fmlib import _validate, checkpoints, datasets, devices, evaluation, models, training
+from fmlib import _validate, checkpoints, datasets, devices, evaluation, guidance, models, objectives, training
 from fmlib.evaluation import say
 from fmlib.runs import Checkpoints
 
@@ -35,10 +35,13 @@ def train(options: argparse.Namespace) -> None:
     recipe, device = _checked(options)
     torch.manual_seed(options.seed)  # the network's first weights
     loaded = evaluation.load(options.data, options.split)
+    if options.label_dropout and not loaded.classes:
+        raise ValueError(f"--label-dropout is for data with classes, and {options.data} has none")
     folder = Path(options.out)
     folder.mkdir(parents=True, exist_ok=True)
     with devices.group(device) as world:
-        network = evaluation.network(loaded)
+        labels = [*loaded.classes, "no label"] if options.label_dropout else loaded.classes
+        network = evaluation.network(loaded._replace(classes=labels))
         if world.rank == 0:
             _introduce(options.data, loaded, models.parameter_count(network), recipe.steps)
         start = time.perf_counter()
@@ -66,6 +69,7 @@ def _checked(options: argparse.Namespace) -> tuple[Recipe, torch.device]:
     for name, value in counts.items():
         _validate.count(name, value)
     _validate.positive("learning_rate", recipe.learning_rate)
+    objectives.LabelDropout(options.label_dropout, null=0)
     device = devices.device_of(options.device)
     devices.precision_of(recipe.precision, device)
     return recipe, device
@@ -85,9 +89,14 @@ def _fit(network: nn.Module, loaded: evaluation.Data, recipe: Recipe, options: a
         before = checkpoints.read(options.out).record["about"].get("data")
         if before not in evaluation.NAMED:  # a folder may have moved: the images themselves are compared
             about["data"] = before
+    loss = objectives.VelocityMatching()
+    if options.label_dropout:
+        about["label_dropout"] = options.label_dropout
+        loss = objectives.LabelDropout(options.label_dropout, null=len(loaded.classes))
     return training.fit(
         network,
         loaded.train.x,
+        loss=loss,
         **recipe._asdict(),
         compile=options.compile,
         seed=options.seed,
@@ -108,7 +117,9 @@ def sample(options: argparse.Namespace) -> None:
     model, about = checkpoints.load(options.run)
     if "data" not in about:
         raise ValueError(f"{options.run} holds another model than those that `train` makes: {model.config}")
-    classes, seed = model.config["classes"], options.seed
+    classes, seed, guided = model.config["classes"], options.seed, _guided(model, about, options)
+    if about.get("label_dropout"):
+        classes -= 1  # the last label says that there is none
     if label is not None:
         if not classes:
             raise ValueError(f"{options.run} holds a model without classes: it takes no label, got {label}")
@@ -118,7 +129,7 @@ def sample(options: argparse.Namespace) -> None:
     y = n
     if classes:
         y = torch.arange(n) % classes if label is None else torch.full((n,), label)
-    x = evaluation.draw(model, y, seed, options.steps)
+    x = evaluation.draw(model, y, seed, options.steps, **guided)
     path.parent.mkdir(parents=True, exist_ok=True)
     with checkpoints.replacing(path) as temporary:
         if path.suffix == ".npz":
@@ -126,6 +137,18 @@ def sample(options: argparse.Namespace) -> None:
         else:
             _write_grid(temporary, x)
     say(f"wrote {n} samples to {path}")
+
+
+def _guided(model: nn.Module, about: dict, options: argparse.Namespace) -> dict:
+    """What `evaluation.draw` is to follow in place of the model: the model guided, or nothing."""
+    if options.guidance is None:
+        if options.guidance_interval is not None:
+            raise ValueError("--guidance-interval needs a weight: --guidance W")
+        return {}
+    if not about.get("label_dropout"):
+        raise ValueError(f"{options.run} was trained without --label-dropout, so it knows no velocity without a label")
+    interval = tuple(options.guidance_interval or (0.0, 1.0))
+    return {"velocity": guidance.classifier_free(model, options.guidance, model.config["classes"] - 1, interval)}
 
 
 def _write_arrays(path: Path, arrays: dict[str, Tensor]) -> None:
@@ -167,6 +190,8 @@ def parser() -> argparse.ArgumentParser:
     for field, usual in zip(Recipe._fields, zip(DIGITS, IMAGES, strict=True), strict=True):
         option = "--" + field.replace("_", "-")
         one.add_argument(option, type=type(usual[0]), help=both(*usual))
+    dropped = "probability of hiding a row's label, so that `sample --guidance` works (default %(default)s)"
+    one.add_argument("--label-dropout", type=float, default=0.0, metavar="P", help=dropped)
     one.add_argument("--compile", action="store_true", help="let torch.compile rewrite the network")
     one.add_argument("--seed", type=int, default=0, help="of weights, batches and samples (default %(default)s)")
     one.add_argument("--device", default="auto", help="auto, cpu, cuda, ... (default %(default)s)")
@@ -182,6 +207,10 @@ def parser() -> argparse.ArgumentParser:
     two.add_argument("--out", required=True, help="x.npz with arrays x and y, or x.png with a grid")
     two.add_argument("--seed", type=int, default=0, help="of the noise, together with --label (default %(default)s)")
     two.add_argument("--steps", type=int, default=25, help="midpoint steps (default %(default)s)")
+    weight = "classifier-free guidance by the weight W: 1 is none, more leans towards the label"
+    two.add_argument("--guidance", type=float, metavar="W", help=weight)
+    times = "guide from time A to time B only (default: 0 1)"
+    two.add_argument("--guidance-interval", type=float, nargs=2, metavar=("A", "B"), help=times)
     commands.add_parser("info", help="print device, versions and data cache")
     return top
 

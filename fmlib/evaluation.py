@@ -131,10 +131,11 @@ def report(folder: Path, data: str, loaded: Data, result: training.Fit, seed: in
     say(f"wrote {folder / checkpoints.LATEST} and {folder / 'samples.png'}")
 
 
-def draw(model: nn.Module, labels: Tensor | int, seed: int, steps: int = 25) -> Tensor:
+def draw(model: nn.Module, labels: Tensor | int, seed: int, steps: int = 25, velocity=None) -> Tensor:
     """Draw one image for each of `labels`, or that many without labels, with the midpoint method; on the CPU.
 
-    The noise depends on the seed and the number alone: images of one seed, whatever their labels, begin alike.
+    velocity: what is followed in place of the model, such as the model guided. The noise depends on the seed and the
+    number alone: images of one seed, whatever their labels, begin alike.
 
     >>> draw(models.MLP(dim=2), 5, seed=0, steps=1).shape
     torch.Size([5, 2])
@@ -144,7 +145,8 @@ def draw(model: nn.Module, labels: Tensor | int, seed: int, steps: int = 25) -> 
     condition = {} if isinstance(labels, int) else {"label": labels.to(device)}
     noise = torch.randn(n, *shape_of(model), generator=torch.Generator().manual_seed(seed))
     precision = "auto" if isinstance(model, models.UNet) else "float32"
-    return sampling.sample(model, noise.to(device), steps=steps, precision=precision, **condition).cpu()
+    velocity = model if velocity is None else velocity
+    return sampling.sample(velocity, noise.to(device), steps=steps, precision=precision, **condition).cpu()
 
 
 def seed_of(seed: int, label: int) -> int:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from fmlib import _validate
 from fmlib.devices import in_float64
+from fmlib.schedules import CondOT, Schedule
 
 LOG_2PI = math.log(2 * math.pi)
 
@@ -126,3 +127,96 @@ class GaussianMixture:
         log_weights = (self.weights / self.weights.sum()).log().to(x.dtype)
         log_scale = variance.log().sum(-1) + d * LOG_2PI
         return Components(offset, variance, log_weights - 0.5 * ((offset**2 / variance).sum(-1) + log_scale))
+
+
+@dataclass(frozen=True, eq=False)
+class LabelledMixture:
+    """A Gaussian mixture whose components carry labels: q(x | y) is the mixture of those with the label y.
+
+    mixture: of K components. labels: integers (K,) from 0, each used at least once. schedule: of the path
+    X_t = alpha_t X_1 + sigma_t X_0 on which `label_log_posterior` sees a point. Raises TypeError or ValueError
+    for anything else.
+
+    >>> law = LabelledMixture(GaussianMixture.isotropic(torch.tensor([[-1.0], [1.0], [3.0]]), 0.5), [0, 0, 1])
+    >>> law.probabilities, law.given(1).means
+    (tensor([0.6667, 0.3333]), tensor([[3.]]))
+    """
+
+    mixture: GaussianMixture
+    labels: Tensor
+    schedule: Schedule = CondOT()
+
+    def __post_init__(self):
+        if not isinstance(self.mixture, GaussianMixture):
+            raise TypeError(f"mixture must be a GaussianMixture, got {type(self.mixture).__name__}")
+        labels = torch.as_tensor(self.labels, device=self.mixture.means.device)
+        count = len(self.mixture.weights)
+        if len(labels) != count:
+            raise ValueError(f"labels must hold one for each of {count} components, got {len(labels)}")
+        _validate.labels("labels", labels, count)
+        if unused := set(range(int(labels.max()))) - set(labels.tolist()):
+            raise ValueError(f"labels must use each number from 0 to their largest, got none that is {min(unused)}")
+        object.__setattr__(self, "labels", labels.long())
+
+    @property
+    def classes(self) -> int:
+        """The number of labels."""
+        return int(self.labels.max()) + 1
+
+    @property
+    def probabilities(self) -> Tensor:
+        """P(y), shape (classes,)."""
+        weights = self.mixture.weights
+        return weights.new_zeros(self.classes).index_add(0, self.labels, weights / weights.sum())
+
+    def given(self, y: int) -> GaussianMixture:
+        """The law of the points with the label y: q(x | y)."""
+        own = self.labels == self._label(y)
+        weights = self.mixture.weights[own]
+        return GaussianMixture(weights / weights.sum(), self.mixture.means[own], self.mixture.covariances[own])
+
+    def label_log_posterior(self, x: Tensor, t: float | Tensor, y: int | Tensor) -> Tensor:
+        """log p_t(y | x), the exact classifier of noisy points: (batch,), for x (batch, d) and y a label or (batch,).
+
+        t: a number, () or (batch,), in [0, 1]; at t = 1 it classifies points of the law itself.
+        """
+        ratios = self._log_ratios(in_float64(self.mixture.checked(x)), t)
+        if isinstance(y, Tensor) and y.ndim:
+            if _validate.labels("y", y, self.classes).shape != x.shape[:1]:
+                raise ValueError(f"y must have shape ({len(x)},), got {tuple(y.shape)}")
+        else:
+            y = torch.full(x.shape[:1], self._label(y), device=x.device)
+        own = ratios.masked_fill(self.labels != y[:, None], -math.inf)
+        return (own.logsumexp(1) - ratios.logsumexp(1)).to(x.dtype)
+
+    def _log_ratios(self, x: Tensor, t: float | Tensor) -> Tensor:
+        """The log of each component's joint density at x over N(x; 0, (alpha^2 + sigma^2) I), (batch, K), in float64.
+
+        All terms are of order alpha. The densities themselves all but cancel in a posterior near t = 0, where guidance
+        multiplies what is left of its gradient by 1 / alpha.
+        """
+        time = _validate.time(t, x)
+        alpha, sigma = (f(time)[..., None] for f in (self.schedule.alpha, self.schedule.sigma))
+        variances, axes = self.mixture._eigen
+        point = torch.einsum("bd,kde->bke", x, axes)
+        means = torch.einsum("kd,kde->ke", in_float64(self.mixture.means), axes)
+        total = alpha**2 + sigma**2
+        excess = alpha**2 * (variances - 1) / total  # C_k = total (1 + excess) is the variance of component k
+        squares = alpha * (means * (alpha * means - 2 * point)) / total - excess * point**2 / total
+        logs = -0.5 * (squares / (1 + excess) + excess.log1p()).sum(-1)
+        return in_float64(self.mixture.weights).log() + logs
+
+    def tilted_log_density(self, x: Tensor, y: int, weight: float) -> Tensor:
+        """log q(x | y)^w q(x)^(1 - w), shape (batch,): the tilted law up to a constant, for w = weight.
+
+        It is q(x) for w = 0, q(x | y) for w = 1, and can be normalised for every w >= 0, since q(x | y) <= q(x) / P(y).
+        """
+        if isinstance(weight, bool) or not isinstance(weight, int | float) or not math.isfinite(weight):
+            raise ValueError(f"weight must be a finite number, got {weight!r}")
+        return weight * self.given(y).log_density(x) + (1 - weight) * self.mixture.log_density(x)
+
+    def _label(self, y) -> int:
+        y = _validate.count("y", y.item() if isinstance(y, Tensor) and y.ndim == 0 else y, 0)
+        if y >= self.classes:
+            raise ValueError(f"y must be a label in [0, {self.classes}), got {y}")
+        return y

@@ -9,7 +9,7 @@ Hint 2 of 2: The factor is $1-1.7t$. When is it zero?
 import copy
 import re
 
-from fmlib.exercises import _progress, basics, bregman, couplings, gaussian, kinetic, marginalization
+from fmlib.exercises import _progress, basics, bregman, couplings, gaussian, guidance, kinetic, marginalization
 from fmlib.exercises._blank import ____
 from fmlib.exercises._questions import Exercise, Outcome
 from fmlib.exercises._reveal import reveal
@@ -20,9 +20,10 @@ TITLES = {
     "bregman": "Bregman losses",
     "kinetic": "Kinetic energy",
     "gaussian": "Affine and Gaussian paths",
+    "guidance": "Conditioning and guidance",
     "couplings": "Data couplings",
 }
-__all__ = ["____", "Exercise", "Outcome", "basics", "bregman", "couplings", "gaussian", "kinetic", "marginalization"]
+__all__ = ["____", "Exercise", "Outcome", "basics", "bregman", "couplings", "gaussian", "guidance", "kinetic", "marginalization"]
 __all__ += ["every", "progress", "progress_line", "reveal", "solved", "written"]
 
 

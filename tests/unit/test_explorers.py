@@ -18,6 +18,7 @@ from PIL import Image
 
 from fmlib import explorers
 from fmlib.exact import DataPath, MixturePath
+from fmlib.laws import LabelledMixture
 
 
 class Drawing:
@@ -303,9 +304,10 @@ DATA = normal(30, 2, dtype=torch.float32)
         lambda: explorers.marginalization.posterior(DataPath(DATA[:3])),
         lambda: explorers.marginalization.target(),
         lambda: explorers.kinetic.coupling(lambda n: torch.randn(n, 2), lambda n: 2 + torch.randn(n, 2)),
+        lambda: explorers.guidance.weight(LabelledMixture(skew_mixture(), torch.tensor([0, 1, 0])), y=1),
         lambda: explorers.couplings.source_noise(0.6),
     ],
-    ids=["path", "posterior", "posterior of three", "target", "coupling", "noise of the source"],
+    ids=["path", "posterior", "posterior of three", "target", "coupling", "weight", "noise of the source"],
 )
 def test_the_explorers_draw_at_both_ends_of_every_slider(make):
     explorer = make()

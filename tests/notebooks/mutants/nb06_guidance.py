@@ -1,0 +1,106 @@
+"""Mutants of notebook 6, conditioning and guidance."""
+
+from tests.notebooks.mutants import Cell, Library
+
+ONE_GAUSSIAN = """torch.distributions.MultivariateNormal(
+    law.given(0).sample(9000).mean(0), law.given(0).sample(9000).T.cov()).sample((4000,))"""
+
+MUTANTS = [
+    Library("laws.LabelledMixture.given", "self.labels ==", "self.labels !=", "all the other labels for the one asked"),
+    Library(
+        "exact.MixturePath.velocity",
+        "+ s.sigma_d_sigma(time)",
+        "+ 1.02 * s.sigma_d_sigma(time)",
+        "the exact velocity with a noise term 1.02 times too large",
+    ),
+    Cell("mixing-code", "share[y].log() + paths", "paths", "posterior weights without the shares of the labels"),
+    Cell("saving-code", "((told - u(x_t, t)) ** 2)", "((told - 0.8 * u(x_t, t)) ** 2)", "a spread about another mean"),
+    Cell(
+        "saving-code",
+        "return y, t, t[:, None] * x_1 + (1 - t[:, None]) * x_0",
+        "return y, t, (1 - t[:, None]) * x_1 + t[:, None] * x_0",
+        "points of the walk that runs backwards",
+    ),
+    Cell("saving-code", "[y, torch.arange(n)]", "[y.roll(1), torch.arange(n)]", "labels of other rows"),
+    Cell("classifier-code", "s.sigma(t) ** 2 * s.d_alpha(t)", "s.sigma(t) * s.d_alpha(t)", "sigma for sigma squared"),
+    Cell("classifier-code", "- s.sigma_d_sigma(t)", "+ s.sigma_d_sigma(t)", "a sign in the coefficient"),
+    Cell("classifier-code", ".sum(), point)", ".mean(), point)", "the gradient of the mean over the batch"),
+    Library(
+        "laws.LabelledMixture.label_log_posterior",
+        "(own.logsumexp(1) - ratios.logsumexp(1))",
+        "own.logsumexp(1)",
+        "the joint density for the posterior",
+    ),
+    Library(
+        "laws.LabelledMixture._log_ratios",
+        "total = alpha**2 + sigma**2",
+        "total = alpha + sigma",
+        "a posterior of other variances",
+    ),
+    Library(
+        "laws.LabelledMixture._log_ratios",
+        "2 * point)) / total",
+        "2.05 * point)) / total",
+        "a posterior in which the point counts for more than it should",
+    ),
+    Library(
+        "guidance.classifier",
+        'have="score", want="velocity")[1]',
+        'have="score", want="x_1")[1]',
+        "fmlib's classifier with the denoiser's coefficient",
+    ),
+    Library(
+        "guidance._classifier_free",
+        "return torch.lerp(without, given, weight)",
+        "return torch.lerp(without, given, weight + 1)",
+        "fmlib's weight in the other convention",
+    ),
+    Library(
+        "guidance._classifier_free",
+        "torch.full_like(label, null)",
+        "torch.zeros_like(label)",
+        "class 0 for the null label in fmlib",
+    ),
+    Library("guidance._inside", "(t >= start) & (t <= end)", "(t <= start)", "fmlib guides before the interval"),
+    Cell("free-code", "(1 - weight) * u(x, t)", "-weight * u(x, t)", "the weights do not sum to 1"),
+    Cell("free-code", "weight = w if start <= float(t) <= end else 1.0", "weight = w", "the interval is ignored"),
+    Cell("gaussian-code", "(a * da * variance + db)", "(a * da + db)", "the slope of another variance"),
+    Cell("gaussian-code", "told(x, t), w[:, None])", "told(x, t), 1.05 * w[:, None])", "a weight 1.05 times too large"),
+    Cell("gaussian-claims", "inner.pow(-w / 2 - 1)", "inner.pow(-w / 2)", "another integral for the mean"),
+    Cell("gaussian-claims", "1 / (rule / s2 + 1 - rule)", "s2**rule", "the flow's variance for the tilted law's"),
+    Cell("mixture-code", "sample(guided(w), noise, steps=30)", "sample(guided(1.4 * w), noise)", "a larger weight"),
+    Cell("mixture-code", "sample(guided(w), noise, steps=30)", "sample(guided(w), noise, steps=2)", "two steps"),
+    Cell("mixture-code", "sample(guided(w), noise, steps=30)", ONE_GAUSSIAN, "one Gaussian with the class's moments"),
+    Cell(
+        "mixture-code",
+        "sample(guided(w), noise, steps=30)",
+        "cells[torch.multinomial(law.tilted_log_density(cells, 0, w).softmax(0), 4000, replacement=True)]",
+        "true samples of the tilted law for the guided flow's",
+    ),
+    Library(
+        "laws.LabelledMixture.tilted_log_density",
+        "(1 - weight) * self.mixture",
+        "weight * self.mixture",
+        "a tilt whose weights do not sum to 1",
+    ),
+    Cell("wide-code", "both.given(0)", "both.given(1)", "the narrow class for the wide one"),
+    Cell("interval-claims", "guided(5.0, 0, a, b)", "guided(5.0, 0, 0.0, b)", "every interval begins at 0"),
+    Cell("interval-claims", "guided(5.0, 0, a, b)", "guided(1.0, 0, a, b)", "no guidance at all"),
+    Cell("solver-code", "steps=60, method", "steps=4, method", "a reference that is no better"),
+    Cell("noise-code", "return (1 - w) * score(x, t)", "return score(x, t)", "a score whose weights do not sum to 1"),
+    Cell("noise-code", "noise=g)", "noise=0.2 * g)", "a fifth of the noise that is said"),
+    Library(
+        "solvers.maruyama",
+        "g**2 / 2 * drift(x, t)",
+        "g**2 * drift(x, t)",
+        "the score counted twice in the noisy flow",
+    ),
+    Cell("sources-code", "(t * 0.6**2 - (1 - t) * r**2)", "(t * 0.6**2 + (1 - t) * r**2)", "a sign in the slope"),
+    Cell("sources-code", "((1 - t) * r) ** 2", "((1 - t) * 1.0) ** 2", "every source has the width 1"),
+    Cell("sources-repair-code", "label: r**2 *", "label: r *", "r for r squared"),
+    Cell("digits-train", "masked_fill(hide, NULL)", "masked_fill(hide, 0)", "class 0 learns from all classes"),
+    Cell("digits-train", "- (batch.x_1 - batch.x_0))", "- (batch.x_0 - batch.x_1))", "the target with a wrong sign"),
+    Cell("digits-draw", "classifier_free(net, w,", "classifier_free(net, 1.0,", "every weight is 1"),
+    Cell("digits-draw", "NULL, interval)", "NULL)", "the interval is ignored"),
+    Cell("digits-measure", "clipped = x.clamp(-1, 1)", "clipped = x", "nothing is clipped"),
+]
