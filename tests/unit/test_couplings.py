@@ -1,6 +1,7 @@
 """Couplings: every source once, targets in place, rows whole; `MinibatchOT` against scipy on squared distances."""
 
 import dataclasses
+import itertools
 import math
 
 import numpy as np
@@ -11,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.optimize import linear_sum_assignment
 
-from fmlib.couplings import Independent, MinibatchOT, Paired
+from fmlib.couplings import Aligned, Independent, MinibatchOT, Paired
 
 EVERY = pytest.mark.parametrize(
     "coupling", [Independent(), Paired(), MinibatchOT()], ids=["Independent", "Paired", "MinibatchOT"]
@@ -247,3 +248,130 @@ def test_minibatch_ot_bad_input(x_0, x_1, kind, message):
     with pytest.raises(kind, match=message) as error:
         MinibatchOT()(x_0, x_1)
     assert one_sentence(error)
+
+
+# Aligned
+
+
+def clouds(n: int, m: int, seed: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
+    return normal(n, m, 2, seed=seed), normal(n, m, 2, seed=seed + 1)
+
+
+def rotation(angle: float) -> torch.Tensor:
+    return torch.tensor([[math.cos(angle), math.sin(angle)], [-math.sin(angle), math.cos(angle)]], dtype=torch.float64)
+
+
+def cost(x_0: torch.Tensor, x_1: torch.Tensor) -> torch.Tensor:
+    return (x_0 - x_1).square().sum((1, 2))
+
+
+def by_angles(x_0: torch.Tensor, x_1: torch.Tensor, angles: int) -> torch.Tensor:
+    """The least cost over all permutations and a grid of angles, (n,)."""
+    best = torch.full((len(x_0),), torch.inf, dtype=torch.float64)
+    for order in itertools.permutations(range(x_0.shape[1])):
+        for k in range(angles):
+            best = torch.minimum(best, cost(x_0[:, order] @ rotation(2 * math.pi * k / angles), x_1))
+    return best
+
+
+def by_singular_values(x_0: torch.Tensor, x_1: torch.Tensor) -> torch.Tensor:
+    """The least cost over all permutations and proper rotations, by Kabsch's algorithm for each, (n,)."""
+    best = torch.full((len(x_0),), torch.inf, dtype=torch.float64)
+    for order in itertools.permutations(range(x_0.shape[1])):
+        u, _, vh = torch.linalg.svd(x_0[:, order].mT @ x_1)
+        u[:, :, 1] *= torch.det(u @ vh)[:, None]
+        best = torch.minimum(best, cost(x_0[:, order] @ u @ vh, x_1))
+    return best
+
+
+@pytest.mark.parametrize("m", [1, 2, 3, 4])
+def test_aligned_against_all_permutations_and_a_fine_grid_of_angles(m):
+    """The nearest angle of the grid is at most h/2 off, where the cost exceeds its minimum by at most |s| h^2 / 4."""
+    x_0, x_1 = clouds(40, m)
+    reached, tried = cost(Aligned()(x_0, x_1)[0], x_1), by_angles(x_0, x_1, 720)
+    slack = x_0.norm(dim=(1, 2)) * x_1.norm(dim=(1, 2)) * (2 * math.pi / 720) ** 2 / 4
+    assert (reached <= tried + 1e-12).all() and (tried <= reached + slack).all()
+
+
+@pytest.mark.parametrize("m", [2, 3, 5])
+def test_aligned_against_kabsch_for_every_permutation(m):
+    x_0, x_1 = clouds(60, m, seed=3)
+    torch.testing.assert_close(cost(Aligned()(x_0, x_1)[0], x_1), by_singular_values(x_0, x_1), rtol=1e-12, atol=1e-12)
+
+
+@given(n=st.integers(1, 6), m=st.integers(1, 5), seed=st.integers(0, 999), angle=st.floats(-7, 7))
+def test_aligned_finds_a_turned_and_renumbered_cloud(n, m, seed, angle):
+    """And leaves rows, targets and the global generator alone."""
+    x_1 = normal(n, m, 2, seed=seed)
+    x_0 = torch.stack([row[torch.randperm(m, generator=seeded(seed))] for row in x_1]) @ rotation(angle)
+    before = torch.get_rng_state()
+    out_0, out_1 = Aligned()(x_0, x_1, generator=seeded(seed))
+    assert torch.equal(torch.get_rng_state(), before) and out_1 is x_1
+    assert (out_0 - x_1).abs().max() < 1e-12
+
+
+@pytest.mark.parametrize("m", [1, 3, 5])
+def test_aligned_renumbers_and_turns_and_does_nothing_else(m):
+    """Each row that comes out is its own x_0, renumbered and turned by one angle: no mirror, no stretch, no shift."""
+    x_0, x_1 = clouds(30, m, seed=5)
+    for before, after in zip(x_0, Aligned()(x_0, x_1)[0], strict=True):
+        misses = []
+        for order in itertools.permutations(range(m)):
+            a, b = before[list(order)], after
+            turn = math.atan2(*(a[0, 0] * b[0, 1] - a[0, 1] * b[0, 0], (a[0] * b[0]).sum()))
+            misses.append((a @ rotation(turn) - b).abs().max())
+        assert min(misses) < 1e-12
+
+
+def test_aligned_does_not_reflect():
+    """A scalene triangle and its mirror image: the least cost of a proper motion is not zero."""
+    x_0 = torch.tensor([[[2.0, 0.0], [-1.0, 1.0], [-1.0, -0.2]]], dtype=torch.float64)
+    x_1 = x_0 * torch.tensor([1.0, -1.0], dtype=torch.float64)
+    reached = cost(Aligned()(x_0, x_1)[0], x_1)
+    assert reached > 0.01
+    torch.testing.assert_close(reached, by_singular_values(x_0, x_1), rtol=1e-10, atol=0)
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e30])
+@pytest.mark.parametrize("kind", [torch.float32, torch.float64])
+def test_aligned_at_any_scale_in_the_dtype_that_came(scale, kind):
+    x_1 = normal(20, 3, 2, seed=2)
+    x_0 = (x_1.flip(1) @ rotation(2.0)).to(kind) * scale
+    out = Aligned()(x_0, x_1.to(kind))[0]
+    assert out.dtype == kind
+    torch.testing.assert_close(out / scale, x_1.to(kind), rtol=0, atol=20 * torch.finfo(kind).eps)
+
+
+def test_aligned_with_a_cloud_at_the_origin_keeps_it():
+    x_0, x_1 = clouds(3, 3)
+    nothing = torch.zeros_like(x_1)
+    assert torch.equal(Aligned()(nothing, x_1)[0], nothing)
+    torch.testing.assert_close(cost(Aligned()(x_0, nothing)[0], nothing), cost(x_0, nothing))
+
+
+CLOUD = torch.zeros(4, 3, 2)
+ALIGNED_BAD = {
+    "six points": (torch.zeros(2, 6, 2), torch.zeros(2, 6, 2), ValueError, r"m <= 5, got \(2, 6, 2\)"),
+    "in space": (torch.zeros(2, 3, 3), torch.zeros(2, 3, 3), ValueError, r"in the plane.*got \(2, 3, 3\)"),
+    "flat": (torch.zeros(4, 2), torch.zeros(4, 2), ValueError, r"got \(4, 2\)"),
+    "other numbers": (CLOUD, torch.zeros(4, 4, 2), ValueError, "one shape"),
+    "other batches": (CLOUD, CLOUD[:3], ValueError, "one shape"),
+    "half": (CLOUD.half(), CLOUD.half(), TypeError, "float32 or float64"),
+    "integers": (CLOUD.long(), CLOUD.long(), TypeError, "x_0 .*int64"),
+    "NaN": (CLOUD, CLOUD * torch.nan, ValueError, "x_1 has 24 NaN"),
+    "dtypes": (CLOUD, CLOUD.double(), TypeError, "float32 and torch.float64"),
+}
+
+
+@pytest.mark.parametrize("x_0, x_1, kind, message", ALIGNED_BAD.values(), ids=ALIGNED_BAD)
+def test_aligned_bad_input(x_0, x_1, kind, message):
+    with pytest.raises(kind, match=message) as error:
+        Aligned()(x_0, x_1)
+    assert one_sentence(error)
+
+
+def test_aligned_checks_conditions():
+    x_0, x_1 = clouds(4, 3)
+    assert torch.equal(Aligned()(x_0, x_1)[0], Aligned()(x_0, x_1, label=torch.arange(4))[0])
+    with pytest.raises(ValueError, match="a row for each of the 4"):
+        Aligned()(x_0, x_1, label=torch.arange(3))
