@@ -166,20 +166,22 @@ class Hyperboloid:
     def log(self, x: Tensor, y: Tensor) -> Tensor:
         """The v with exp(x, v) = y, of the shape of x."""
         on_manifold(self, x=x, y=y)
-        d = self._apart(x, y)
-        across = _level(x, y - x)
+        way, d = self._apart(x, y)
+        across = _level(x, way)
         zero = d == 0
         return across * torch.where(zero, 1, d / torch.where(zero, 1, d.sinh()))
 
     def distance(self, x: Tensor, y: Tensor) -> Tensor:
         """arcosh(-<x, y>_L), (batch,), from the difference of both."""
         on_manifold(self, x=x, y=y)
-        return self._apart(x, y)[:, 0]
+        return self._apart(x, y)[1][:, 0]
 
-    def _apart(self, x: Tensor, y: Tensor) -> Tensor:
-        way, sum_ = (y - x)[:, 1:], x + y
-        rise = (way * sum_[:, 1:]).sum(1, keepdim=True) / sum_[:, :1]  # y_0 - x_0 without the difference
-        return 2 * torch.asinh(_root(way.square().sum(1, keepdim=True) - rise.square()) / 2)
+    def _apart(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """y - x and the distance, (batch, 1)."""
+        way, total = (y - x)[:, 1:], x + y
+        rise = (way * total[:, 1:]).sum(1, keepdim=True) / total[:, :1]  # y_0 - x_0 without the difference
+        far = 2 * torch.asinh(_root(way.square().sum(1, keepdim=True) - rise.square()) / 2)
+        return torch.cat([rise, way], 1), far
 
     def project(self, x: Tensor) -> Tensor:
         """The point above the same x_1, ..., x_d."""
@@ -235,7 +237,7 @@ def _gaussian(n: int, dim: int, generator, dtype) -> Tensor:
 def _wrapped(x: Tensor) -> Tensor:
     """x modulo 2 pi, in [-pi, pi); small values stay as they are."""
     x = x - 2 * math.pi * torch.floor(x / (2 * math.pi) + 0.5)
-    return torch.where(x >= math.pi, x - 2 * math.pi, x)  # where x / 2 pi was rounded
+    return torch.where(x >= math.pi, x - 2 * math.pi, x).clamp(min=-math.pi)  # where x / 2 pi was rounded
 
 
 def _lorentz(u: Tensor, v: Tensor) -> Tensor:

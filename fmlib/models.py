@@ -167,7 +167,7 @@ class Tangent(nn.Module):
     Off the sphere it continues the velocity of the nearest point, v(x) = v(x / |x|), so there and on the torus its
     divergence in the surrounding space is that of the manifold: `likelihood.log_likelihood` takes it as it is, with the
     source's density per area as `source_log_prob` (Rozen et al. 2021, "Moser Flow", section 3, on such extensions).
-    Not so on the hyperboloid. network: any velocity (x, t, **condition) on the coordinates. manifold: one of `manifolds`.
+    Not so on the hyperboloid. network: any velocity (x, t, **condition) on the coordinates. manifold: of `manifolds`.
 
     >>> from fmlib.manifolds import Sphere
     >>> x = Sphere().uniform(4)
