@@ -9,7 +9,7 @@ Hint 2 of 2: The factor is $1-1.7t$. When is it zero?
 import copy
 import re
 
-from fmlib.exercises import _progress, basics, bregman, gaussian, kinetic, marginalization
+from fmlib.exercises import _progress, basics, bregman, gaussian, geometry, kinetic, marginalization
 from fmlib.exercises._blank import ____
 from fmlib.exercises._questions import Exercise, Outcome
 from fmlib.exercises._reveal import reveal
@@ -20,9 +20,10 @@ TITLES = {
     "bregman": "Bregman losses",
     "kinetic": "Kinetic energy",
     "gaussian": "Affine and Gaussian paths",
+    "geometry": "Geometry",
 }
-__all__ = ["____", "Exercise", "Outcome", "basics", "bregman", "gaussian", "kinetic", "marginalization", "every"]
-__all__ += ["progress", "progress_line", "reveal", "solved", "written"]
+__all__ = ["____", "Exercise", "Outcome", "basics", "bregman", "gaussian", "geometry", "kinetic", "marginalization"]
+__all__ += ["every", "progress", "progress_line", "reveal", "solved", "written"]
 
 
 def every() -> list[Exercise]:
