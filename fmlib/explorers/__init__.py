@@ -4,7 +4,7 @@
 `Explorer(draw, controls)`, with controls made by `slider` and `choice`.
 """
 
-from fmlib.explorers import basics, kinetic, marginalization
+from fmlib.explorers import basics, geometry, kinetic, marginalization
 from fmlib.explorers._explorer import FRAMES, Explorer, choice, slider
 
-__all__ = ["FRAMES", "Explorer", "basics", "choice", "kinetic", "marginalization", "slider"]
+__all__ = ["FRAMES", "Explorer", "basics", "choice", "geometry", "kinetic", "marginalization", "slider"]
