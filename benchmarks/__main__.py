@@ -10,10 +10,10 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import coupling, imports, likelihood, sampling, training_step
+from benchmarks import coupling, imports, likelihood, manifolds, sampling, training_step
 from fmlib import devices
 
-WORKLOADS = (training_step, coupling, sampling, likelihood, imports)
+WORKLOADS = (training_step, coupling, sampling, manifolds, likelihood, imports)
 VERSIONS = ("torch", "flow_matching", "torchcfm", "POT", "scipy", "numpy")
 
 
