@@ -5,7 +5,7 @@ from tests.notebooks.mutants import Cell, Library
 MUTANTS = [
     Cell("symmetry-code", "turned(template[orders], 2 * pi * k / 48)", "turned(template[orders], pi * k / 48)", "half"),
     Cell("symmetry-code", "template[orders]", "template[orders[:1]]", "one numbering of the points only"),
-    Cell("symmetry-code", "-0.6]], dtype=F64)", "-0.6]], dtype=F64) + 0.1", "data whose mean is not zero"),
+    Cell("symmetry-code", "angle.cos() * a - angle.sin() * b", "angle.cos() * a + angle.sin() * b", "no rotation"),
     Library(
         "exact.MixturePath.velocity",
         "s.d_alpha\n",
@@ -171,18 +171,12 @@ MUTANTS = [
         "/ kappa  # 1 - height",
         "/ (2 * kappa)  # 1 - height",
         "bumps that are too narrow",
-        at="train-claims",
+        at="marginal-code",
     ),
     Cell(
         "train-claims", "x_1.double().norm(dim=1)", "sample(model, x_0, steps=25).double().norm(dim=1)", "no projection"
     ),
-    Library(
-        "models.Tangent.forward",
-        "x = self.manifold.project(x)",
-        "x = x * 1",
-        "no extension beside the sphere",
-        at="density-code",
-    ),
+    Cell("density-code", "torch.tensor(4 * pi)", "torch.tensor(2 * pi)", "a source on half of the sphere"),
     Library(
         "models.Tangent.forward",
         "self.manifold.tangent(x, self.network(x, t, **condition))",
