@@ -1,5 +1,8 @@
 """Explorers of notebook 8, geometry."""
 
+import numpy as np
+from matplotlib.collections import LineCollection
+from matplotlib.figure import Figure
 from torch import Tensor
 
 from fmlib import figures
@@ -13,6 +16,9 @@ def obstacle(runs: dict[str, Tensor], distances: Tensor, wall: tuple, extent: fl
     the first walker. wall: its two ends, ((x, y), (x, y)). The picture shows the square [-extent, extent]^2.
     """
     levels, box = figures.array(distances), (-extent, extent, -extent, extent)
+    side = np.linspace(-extent, extent, len(levels))
+    drawn = Figure().subplots().contour(side, side, levels, 14)  # once: it takes longer than all the rest
+    rings = [ring for level in drawn.allsegs for ring in level]
 
     def draw(figure, name, t):
         left, right = figure.subplots(1, 2)
@@ -21,8 +27,8 @@ def obstacle(runs: dict[str, Tensor], distances: Tensor, wall: tuple, extent: fl
         for ax, title in [(left, f"{name}, t = {t:.2f}"), (right, "one walker; distance to its end")]:
             figures.space(ax, extent, title).set(xticks=(-extent, 0, extent), yticks=(-extent, 0, extent))
         right.imshow(levels, origin="lower", extent=box, cmap=figures.DENSITY, alpha=0.5)
-        right.contour(levels, 14, origin="lower", extent=box, colors=figures.NEUTRAL, linewidths=0.6)
-        figures.trajectories(left, x[: now + 1 if now else 2, ::3], alpha=0.35)
+        right.add_collection(LineCollection(rings, colors=figures.NEUTRAL, linewidths=0.6))
+        figures.trajectories(left, x[: now + 1 if now else 2, ::4], alpha=0.35)
         figures.points(left, x[0], figures.SOURCE, size=8)
         figures.points(left, x[now], figures.VELOCITY, size=10, alpha=0.9)
         figures.trajectories(right, x[:, :1], alpha=1)
