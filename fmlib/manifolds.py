@@ -66,10 +66,11 @@ class Sphere:
 
     def project(self, x: Tensor) -> Tensor:
         """x / |x|, the nearest point of the sphere; ValueError for x = 0."""
-        _rows(x=x)
-        if _looked_at(x) and not bool((x != 0).any(1).all()):
+        length = _rows(x=x).norm(dim=1, keepdim=True)
+        if _looked_at(x) and not length.min().item() > 0:  # or NaN
+            _validate.batch("x", x)
             raise ValueError("x holds a zero vector, which has no nearest point on the sphere")
-        return _unit(x)
+        return x / length
 
     def tangent(self, x: Tensor, v: Tensor) -> Tensor:
         """P_x v = v - <x, v> x."""
@@ -119,7 +120,7 @@ class Torus:
 
     def project(self, x: Tensor) -> Tensor:
         """x modulo 2 pi, in [-pi, pi)."""
-        return _wrapped(_rows(x=x))
+        return _wrapped(_validate.batch("x", _rows(x=x)))
 
     def tangent(self, x: Tensor, v: Tensor) -> Tensor:
         """v itself: every vector is a tangent."""
@@ -137,10 +138,10 @@ class Torus:
         return _wrapped(2 * math.pi * torch.rand(shape, generator=generator, dtype=dtype))
 
     def _off(self, x: Tensor) -> Tensor:
-        return torch.zeros_like(x[:, 0])  # whatever the angle: it is one modulo 2 pi
+        return 0 * x.sum(1)  # any number is an angle modulo 2 pi; NaN stays
 
     def _normal(self, x: Tensor, v: Tensor) -> Tensor:
-        return torch.zeros_like(x[:, 0])
+        return 0 * v.sum(1)
 
 
 @dataclass(frozen=True)
@@ -185,7 +186,7 @@ class Hyperboloid:
 
     def project(self, x: Tensor) -> Tensor:
         """The point above the same x_1, ..., x_d."""
-        return _lifted(_rows(x=x))
+        return _lifted(_validate.batch("x", _rows(x=x)))
 
     def tangent(self, x: Tensor, v: Tensor) -> Tensor:
         """v + <x, v>_L x."""
@@ -267,12 +268,12 @@ def _looked_at(x: Tensor) -> bool:
 
 
 def _rows(**rows: Tensor) -> Tensor:
-    """The first of the tensors, if all are finite, floating, of one shape (batch, coordinates), dtype and device."""
+    """The first of the tensors, if all are floating, of one shape (batch, coordinates), dtype and device."""
     (first, x), *others = rows.items()
-    if _validate.batch(first, x).ndim != 2:
+    if _validate.shaped(first, x).ndim != 2:
         raise ValueError(f"{first} must have shape (batch, coordinates), got {tuple(x.shape)}")
     for name, value in others:
-        _validate.same(first, x, name, _validate.batch(name, value))
+        _validate.same(first, x, name, _validate.shaped(name, value))
     return x
 
 
@@ -281,27 +282,30 @@ def on_manifold(manifold, **points: Tensor) -> None:
 
     >>> on_manifold(Sphere(), x=torch.tensor([[0.6, 0.8]]))
     """
-    x = _rows(**points)
-    if _looked_at(x):
+    if _looked_at(_rows(**points)):
         for name, value in points.items():
             off = manifold._off(value.detach()).max().item()
-            if off > _tolerance(x):
+            if not off <= _tolerance(value):  # or NaN
+                _validate.batch(name, value)
                 raise ValueError(f"{name} is off the {_name(manifold)} by {off:.2g}: bring it there with project")
 
 
 def _vectors(manifold, x: Tensor, **vectors: Tensor) -> None:
-    """Raise unless x are points of the manifold and the vectors have its shape."""
+    """Raise unless x are points of the manifold and the vectors are finite and have its shape."""
     on_manifold(manifold, x=x)
-    _rows(x=x, **vectors)
+    for name, v in vectors.items():
+        _validate.same("x", x, name, _validate.batch(name, v))
 
 
 def _tangents(manifold, x: Tensor, **vectors: Tensor) -> None:
     """Raise unless x are points of the manifold and the vectors are tangent there, to about half of their digits."""
-    _vectors(manifold, x, **vectors)
+    on_manifold(manifold, x=x)
+    _rows(x=x, **vectors)
     if _looked_at(x):
         for name, v in vectors.items():
             off = manifold._normal(x.detach(), v.detach()).max().item()
-            if off > _tolerance(x):
+            if not off <= _tolerance(x):  # or NaN
+                _validate.batch(name, v)
                 where = f"the {_name(manifold)} at x"
                 raise ValueError(f"{name} is not tangent to {where}, by {off:.2g}: take its tangent(x, {name})")
 

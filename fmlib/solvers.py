@@ -155,9 +155,10 @@ def projected(method, project: Callable[[Tensor], Tensor]) -> Step:
     """A fixed-step method whose every stage is brought back to a manifold: step(x -> u(project(x))), then project.
 
     method: a name of a fixed-step method, or a step. project: maps points to points, row by row, such as
-    `manifolds.Sphere().project`. Where u is tangent, the solution of the projected velocity stays on the manifold by
-    itself, so the method keeps its order (Hairer, Lubich & Wanner 2006, "Geometric Numerical Integration", section
-    IV.4). Raises ValueError for an adaptive method, and for a project that changes the shape.
+    `manifolds.Sphere().project`; the way must begin on its image. Where u is tangent, the solution of the projected
+    velocity stays on the manifold by itself, so the method keeps its order (Hairer, Lubich & Wanner 2006, "Geometric
+    Numerical Integration", section IV.4). Raises ValueError for an adaptive method, and for a project that changes the
+    shape.
 
     >>> turn = lambda x, t: torch.stack([-x[:, 1], x[:, 0]], 1)  # by an angle of 1
     >>> on_circle = projected("midpoint", project=torch.nn.functional.normalize)
@@ -174,7 +175,7 @@ def projected(method, project: Callable[[Tensor], Tensor]) -> Step:
         return _alike(project(x), x, "project")
 
     def step(velocity: Velocity, x: Tensor, t: Tensor, s: Tensor) -> Tensor:
-        return back(inner(lambda y, r: velocity(back(y), r), x, t, s))
+        return back(inner(lambda y, r: velocity(y if y is x else back(y), r), x, t, s))
 
     step.forward_only = getattr(inner, "forward_only", False)
     step.rowwise = inner in FIXED.values()
