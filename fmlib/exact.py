@@ -1,6 +1,7 @@
-"""Marginal paths known in closed form: Gaussian-mixture targets and finite data sets, source N(0, I).
+"""Marginal paths known in closed form: Gaussian-mixture targets and finite data sets, source N(0, I); and finite data
+sets on the sphere, source uniform (`SpherePath`).
 
-Both classes answer the same questions at a point x and time t: `velocity` u_t(x), `score` grad log p_t(x),
+The first two answer the same questions at a point x and time t: `velocity` u_t(x), `score` grad log p_t(x),
 `log_density` log p_t(x), the posterior means `x_1` = E[X_1 given X_t = x] and `x_0`, and `sample` X_t ~ p_t. Bound
 methods are velocities like any other: `sampling.sample(path.velocity, x_0, steps=100)`.
 """
@@ -17,6 +18,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from fmlib import _validate
 from fmlib.devices import in_float64
 from fmlib.laws import LOG_2PI, Components, GaussianMixture
+from fmlib.manifolds import Sphere, on_manifold
 from fmlib.schedules import CondOT, Schedule, check_ends
 
 # For torch.cdist: from the differences x - y, not as |x|^2 + |y|^2 - 2 x.y, which loses the small distances
@@ -234,6 +236,87 @@ class DataPath:
         _validate.count("n", n)
         rows = torch.randint(len(self.data), (n,), generator=generator, device=self.data.device)
         return _noised(self.schedule, self.data[rows], t, generator)
+
+
+@dataclass(frozen=True, eq=False)
+class SpherePath:
+    """The marginal of geodesics on the sphere S^d from the uniform law to a finite data set (mass 1/N on each row).
+
+    Given X_1 = x_i, X_t has come 1 - sigma of its way to x_i, so at the angle theta from x_i its density per area is
+
+        p_t(x given x_i) = (sin(theta / sigma) / sin theta)^(d-1) / (sigma area)   for theta < pi sigma, else 0,
+
+    with sigma = 1 - alpha_t and the area of the sphere, 4 pi for S^2. With w_i = p_t(x given x_i) / sum_j the marginal
+    velocity is u_t(x) = alpha'_t / sigma sum_i w_i log_x(x_i). The support is compact: where no data point is within
+    pi sigma, p_t is zero, log_density -infinity, and velocity and posterior are those of the nearest row alone.
+
+    data: (N, d + 1), on the sphere. t must be less than 1: there p_t has no density. Memory grows as queries times
+    data. Worked out in float64 (where the device has it). Raises ValueError or TypeError for anything else.
+
+    >>> path = SpherePath(torch.tensor([[0.0, 0.0, 1.0]]))
+    >>> path.velocity(torch.tensor([[1.0, 0.0, 0.0]]), 0.5)  # a quarter of a turn in what is left, half of the time
+    tensor([[0.0000, 0.0000, 3.1416]])
+    """
+
+    data: Tensor
+    schedule: Schedule = CondOT()
+
+    def __post_init__(self):
+        on_manifold(Sphere(), data=self.data)
+        check_ends(self.schedule)
+
+    def log_density(self, x: Tensor, t: float | Tensor) -> Tensor:
+        """log p_t(x) per area of the sphere, shape (batch,); -infinity outside of the support."""
+        _, log_p, sigma, _ = self._at(x, t)
+        k = x.shape[1]  # the area of S^d is 2 pi^(k/2) / Gamma(k/2)
+        log_area = math.log(2) + k / 2 * math.log(math.pi) - math.lgamma(k / 2)
+        return (log_p.logsumexp(1) - math.log(len(self.data)) - sigma[:, 0].log() - log_area).to(x.dtype)
+
+    def posterior(self, x: Tensor, t: float | Tensor) -> Tensor:
+        """w_i(x, t), the probability of row i given X_t = x, shape (batch, N)."""
+        angle, log_p, *_ = self._at(x, t)
+        return self._weights(angle, log_p).to(x.dtype)
+
+    def velocity(self, x: Tensor, t: float | Tensor) -> Tensor:
+        """u_t(x) = alpha'_t / sigma_t sum_i w_i log_x(x_i), tangent at x, shape (batch, d + 1)."""
+        angle, log_p, sigma, rate = self._at(x, t)
+        point, rows = in_float64(x), in_float64(self.data)
+        gain = self._weights(angle, log_p) / torch.sinc(angle / math.pi)  # log_x(y) = theta / sin theta P_x y
+        mean = gain @ rows
+        mean = mean - (point * mean).sum(1, keepdim=True) * point
+        return (rate / sigma * mean).to(x.dtype)
+
+    def sample(self, n: int, t: float, generator: torch.Generator | None = None) -> Tensor:
+        """Draw n exact samples of X_t ~ p_t, shape (n, d + 1)."""
+        dim = self.data.shape[1] - 1
+        x_0 = Sphere().uniform(n, dim, generator, self.data.dtype).to(self.data.device)
+        x_1 = self.data[torch.randint(len(self.data), (n,), generator=generator, device=self.data.device)]
+        return Sphere().exp(x_1, self.schedule.sigma(_validate.time(t, x_1)) * Sphere().log(x_1, x_0))
+
+    def _at(self, x: Tensor, t) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Angles to all rows, (batch, N), log p_t given each up to a constant, and sigma and alpha', (batch, 1)."""
+        if _validate.batch("x", x).shape[1:] != self.data.shape[1:]:
+            raise ValueError(f"x must have shape (batch, {self.data.shape[1]}), got {tuple(x.shape)}")
+        if x.device != self.data.device:
+            raise ValueError(f"x is on {x.device} but the data is on {self.data.device}")
+        on_manifold(Sphere(), x=x)
+        point, rows = in_float64(x), in_float64(self.data)
+        time = _validate.time(t, point).expand(len(point), 1)
+        sigma = 1 - self.schedule.alpha(time)
+        if sigma.device.type == "cpu" and (sigma == 0).any():
+            raise ValueError("t must be less than 1: a finite data set has no density at t = 1")
+        chords = (torch.cdist(point, sign * rows, compute_mode=EXACT) for sign in (1, -1))
+        angle = 2 * torch.atan2(*chords)
+        inside = angle < math.pi * sigma
+        wide, narrow = (torch.sinc(torch.where(inside, a, 0) / math.pi) for a in (angle / sigma, angle))
+        log_p = (x.shape[1] - 2) * (wide.log() - narrow.log() - sigma.log())
+        return angle, torch.where(inside, log_p, -math.inf), sigma, self.schedule.d_alpha(time)
+
+    def _weights(self, angle: Tensor, log_p: Tensor) -> Tensor:
+        """The posterior, and in the holes of the support the nearest row."""
+        nearest = torch.zeros_like(log_p).scatter(1, angle.argmin(1, keepdim=True), 1.0)
+        hole = log_p.isinf().all(1, keepdim=True)
+        return torch.where(hole, nearest, torch.where(hole, 0, log_p).softmax(1))
 
 
 class _Query(NamedTuple):

@@ -15,6 +15,8 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from fmlib import manifolds
+
 # Colours of Okabe & Ito 2008, told apart under the common colour-vision deficiencies
 SOURCE = "#0072B2"
 TARGET = "#D55E00"
@@ -143,3 +145,52 @@ def images(ax: Axes, x: Tensor, shape: tuple[int, int] = (8, 8), columns: int = 
     ax.imshow(sheet, interpolation="nearest")
     ax.set(title=title)
     ax.axis("off")
+
+
+VIEW = np.array([[-0.6, 0.8, 0.0], [-0.4, -0.3, 0.866], [0.693, 0.52, 0.5]])  # right, up, and towards whoever looks
+BEHIND = 0.25  # how much fainter the far side of a globe is
+
+
+def chart(ax: Axes, manifold, title: str = "") -> Axes:
+    """Prepare axes that show a surface of `manifolds`: the sphere as a globe, the torus as a square whose opposite
+    edges are one, the hyperbolic plane as the disk of Poincare, whose rim is infinitely far away."""
+    ax.set(title=title, aspect="equal")
+    if isinstance(manifold, manifolds.Torus):
+        ticks = [-np.pi, 0, np.pi], ["$-\\pi$", "0", "$\\pi$"]
+        ax.set(xlim=(-np.pi, np.pi), ylim=(-np.pi, np.pi), xlabel="first angle", ylabel="second angle")
+        ax.set_xticks(*ticks)
+        ax.set_yticks(*ticks)
+        return ax
+    angle = np.linspace(0, 2 * np.pi, 100)
+    ax.fill(np.cos(angle), np.sin(angle), facecolor="#F4F4F4", edgecolor=NEUTRAL, linewidth=1, zorder=0)
+    ax.set(xlim=(-1.08, 1.08), ylim=(-1.08, 1.08))
+    ax.axis("off")
+    return ax
+
+
+def _charted(manifold, x) -> tuple[np.ndarray, np.ndarray]:
+    """Places of x (..., coordinates) on the chart, (..., 2), and which of them are in front."""
+    x = array(x)
+    if isinstance(manifold, manifolds.Sphere):
+        seen = x @ VIEW.T
+        return seen[..., :2], seen[..., 2] >= 0
+    flat = x if isinstance(manifold, manifolds.Torus) else x[..., 1:] / (1 + x[..., :1])
+    return flat, np.ones(x.shape[:-1], dtype=bool)
+
+
+def chart_points(ax: Axes, manifold, x: Tensor, color: str, label: str | None = None, size=6, alpha=0.8) -> None:
+    """Scatter points x (n, coordinates) on the chart of a surface; those behind are faint."""
+    place, front = _charted(manifold, x)
+    points(ax, place[front], color, label, size, alpha)
+    points(ax, place[~front], color, None, size, BEHIND * alpha)
+
+
+def chart_lines(ax: Axes, manifold, x: Tensor, color: str = PATH, width=0.8, alpha=0.5, label=None) -> None:
+    """Draw paths x (steps + 1, n, coordinates) on the chart of a surface, broken at the edges of a torus."""
+    place, front = _charted(manifold, x)
+    pieces = np.stack([place[:-1], place[1:]], 2).reshape(-1, 2, 2)
+    whole = np.abs(pieces[:, 1] - pieces[:, 0]).max(1) < 2  # a longer one has gone over an edge
+    near = front[1:].reshape(-1)
+    for chosen, strength in [(whole & near, alpha), (whole & ~near, BEHIND * alpha)]:
+        ax.add_collection(LineCollection(pieces[chosen], colors=color, alpha=strength, linewidths=width, label=label))
+        label = None

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from fmlib import _validate
 from fmlib.devices import in_float64
+from fmlib.manifolds import Sphere, on_manifold
 from fmlib.schedules import CondOT, Schedule
 
 LOG_2PI = math.log(2 * math.pi)
@@ -220,3 +221,78 @@ class LabelledMixture:
         if y >= self.classes:
             raise ValueError(f"y must be a label in [0, {self.classes}), got {y}")
         return y
+
+
+@dataclass(frozen=True, eq=False)
+class VonMisesFisher:
+    """q(x) = sum_k w_k kappa_k / (4 pi sinh kappa_k) exp(kappa_k <mu_k, x>) on the unit sphere S^2, per area.
+
+    The sphere's Gaussians: mu_k is where bump k stands, and its width is about 1 / sqrt(kappa_k) (Fisher 1953,
+    "Dispersion on a Sphere"). means: (K, 3), of any length but zero. concentrations: (K,), positive. weights: (K,),
+    positive, summing to one; None for equal ones. One dtype and device. Raises ValueError or TypeError for anything
+    else. Densities follow the dtype of their argument, samples that of the law.
+
+    >>> law = VonMisesFisher(torch.tensor([[0.0, 0.0, 1.0]]), torch.tensor([1e-4]))
+    >>> law.log_density(torch.tensor([[1.0, 0.0, 0.0]]))  # all but uniform: -log(4 pi)
+    tensor([-2.5310])
+    """
+
+    means: Tensor
+    concentrations: Tensor
+    weights: Tensor | None = None
+
+    def __post_init__(self):
+        if _validate.batch("means", self.means).shape[1:] != (3,):
+            raise ValueError(f"means must have shape (K, 3), got {tuple(self.means.shape)}")
+        for name in ("concentrations", "weights"):
+            value = getattr(self, name)
+            if value is None and name == "weights":
+                continue
+            if not isinstance(value, Tensor):
+                raise TypeError(f"{name} must be a torch.Tensor, got {type(value).__name__}")
+            _validate.alike("means", self.means, name, value)
+            if value.shape != self.means.shape[:1] or not ((value > 0) & value.isfinite()).all():
+                raise ValueError(f"{name} must be {len(self.means)} positive numbers, got {value.tolist()}")
+        if self.weights is not None and not abs(self.weights.sum().item() - 1) <= 1e-5:
+            raise ValueError(f"weights must sum to 1, got {self.weights.tolist()}")
+        if not bool((self.means != 0).any(1).all()):
+            raise ValueError("means must not be zero: they are directions")
+
+    @property
+    def _shares(self) -> Tensor:
+        """The weights, which may be equal, with the sum 1."""
+        weights = torch.ones_like(self.concentrations) if self.weights is None else self.weights
+        return weights / weights.sum()
+
+    @property
+    def _directions(self) -> Tensor:
+        return self.means / self.means.norm(dim=1, keepdim=True)
+
+    def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
+        """Draw n exact samples, shape (n, 3): the height <mu, x> by its inverse distribution function, then a turn.
+
+        1 - <mu, x> = -log(s + (1 - s) exp(-2 kappa)) / kappa for s ~ U[0, 1] (Wenzel Jakob 2012, "Numerically stable
+        sampling of the von Mises-Fisher distribution on S^2").
+        """
+        like = {"dtype": self.means.dtype, "device": self.means.device}
+        k = torch.multinomial(self._shares, _validate.count("n", n), replacement=True, generator=generator)
+        share = torch.rand(n, 1, generator=generator, **like)
+        kappa, mu = self.concentrations[k, None], self._directions[k]
+        below = -torch.log(share + (1 - share) * torch.exp(-2 * kappa)) / kappa  # 1 - height
+        below = below.clamp(0, 2)
+        around = torch.randn(n, 3, generator=generator, **like)
+        around = around - (around * mu).sum(1, keepdim=True) * mu
+        x = (1 - below) * mu + (below * (2 - below)).sqrt() * around / around.norm(dim=1, keepdim=True)
+        return x / x.norm(dim=1, keepdim=True)
+
+    def log_density(self, x: Tensor) -> Tensor:
+        """log q(x), shape (batch,), for x (batch, 3) on the sphere; ValueError or TypeError otherwise."""
+        if _validate.batch("x", x).shape[1:] != (3,):
+            raise ValueError(f"x must have shape (batch, 3), got {tuple(x.shape)}")
+        if x.device != self.means.device:
+            raise ValueError(f"x is on {x.device} but the law is on {self.means.device}")
+        on_manifold(Sphere(), x=x)
+        kappa, mu = self.concentrations.to(x.dtype), self._directions.to(x.dtype)
+        far = (x[:, None] - mu).square().sum(2) / 2  # 1 - <mu, x>, without the difference
+        scale = kappa.log() - LOG_2PI - torch.log(-torch.expm1(-2 * kappa))
+        return (self._shares.to(x.dtype).log() + scale - kappa * far).logsumexp(1)

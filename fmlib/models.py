@@ -1,7 +1,8 @@
 """Small networks with one call signature, velocity(x, t, **condition), t a number, () or (batch,).
 
-`MLP` and `ResidualMLP` take points x (batch, dim), `UNet` images x (batch, channels, height, width). All say
-`rowwise = True`, so that `sampling.sample` may take rows in parts (`sampling.is_rowwise`).
+`MLP` and `ResidualMLP` take points x (batch, dim), `UNet` images x (batch, channels, height, width), `Equivariant`
+clouds x (batch, points, dim), and `Tangent` makes of a network for points one for a manifold. All say `rowwise = True`,
+so that `sampling.sample` may take rows in parts (`sampling.is_rowwise`).
 """
 
 import math
@@ -9,7 +10,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from fmlib import _validate
+from fmlib import _validate, sampling
 
 
 class TimeFeatures(nn.Module):
@@ -122,6 +123,67 @@ class _Block(nn.Module):
         scale, shift = self.modulate(context).chunk(2, -1)
         inner = self.norm(h) * (1 + scale) + shift
         return h + self.leave(nn.functional.silu(self.enter(inner)))
+
+
+class Equivariant(nn.Module):
+    """A velocity for clouds x (batch, points, dim) that turns, mirrors, shifts and renumbers with them.
+
+    v_i = sum_j (x_j - x_i) phi(h_i, h_j, m_ij), with the messages m_ij = f(|x_j - x_i|, t) and h_i = sum_j m_ij. Only
+    distances enter f and phi, so v(g x) = g v(x) for every rotation, reflection and permutation g, trained or not, and
+    a shift of the cloud changes nothing (the idea of Satorras et al. 2021, "E(n) Equivariant Graph Neural Networks").
+    The cloud's mean is not seen: subtract it from source and data. The work grows as points squared.
+
+    points: the number in a cloud, at least 2. dim: of each point. width: of the messages. TypeError or ValueError for
+    anything else.
+
+    >>> Equivariant(points=3, dim=2)(torch.zeros(5, 3, 2), 0.5).shape
+    torch.Size([5, 3, 2])
+    """
+
+    rowwise = True
+
+    def __init__(self, points: int, dim: int, width: int = 32):
+        super().__init__()
+        shape = (_validate.count("points", points, 2), _validate.count("dim", dim))
+        self.config = {"points": points, "dim": dim, "width": width}
+        self.shape, self.time = shape, TimeFeatures(8)
+        self.message = nn.Sequential(nn.Linear(1 + 16, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU())
+        self.phi = nn.Sequential(nn.Linear(3 * width, width), nn.SiLU(), nn.Linear(width, 1))
+
+    def forward(self, x: Tensor, t: float | Tensor) -> Tensor:
+        _check_input(x, self.shape, self.phi[0].weight)
+        way = x[:, None] - x[:, :, None]  # x_j - x_i, (batch, i, j, dim)
+        far = way.norm(dim=3, keepdim=True)
+        time = self.time(_validate.time(t, far)).expand(*far.shape[:3], -1)
+        m = self.message(torch.cat([far, time], 3))
+        h = m.sum(2)
+        both = h[:, :, None].expand_as(m), h[:, None].expand_as(m)
+        return (way * self.phi(torch.cat([*both, m], 3))).sum(2)
+
+
+class Tangent(nn.Module):
+    """A network as a velocity on a manifold: v(x, t) = P_x network(project(x), t), tangent wherever it is asked.
+
+    Off the sphere it continues the velocity of the nearest point, v(x) = v(x / |x|), so there and on the torus its
+    divergence in the surrounding space is that of the manifold: `likelihood.log_likelihood` takes it as it is, with the
+    source's density per area as `source_log_prob` (Rozen et al. 2021, "Moser Flow", section 3, on such extensions).
+    Not so on the hyperboloid. network: any velocity (x, t, **condition) on the coordinates. manifold: of `manifolds`.
+
+    >>> from fmlib.manifolds import Sphere
+    >>> x = Sphere().uniform(4)
+    >>> bool(((x * Tangent(MLP(dim=3), Sphere())(x, 0.5)).sum(1).abs() < 1e-6).all())
+    True
+    """
+
+    def __init__(self, network: nn.Module, manifold):
+        super().__init__()
+        if not all(callable(getattr(manifold, name, None)) for name in ("project", "tangent")):
+            raise TypeError(f"manifold must have methods project(x) and tangent(x, v), got {manifold!r}")
+        self.network, self.manifold, self.rowwise = network, manifold, sampling.is_rowwise(network)
+
+    def forward(self, x: Tensor, t: float | Tensor, **condition) -> Tensor:
+        x = self.manifold.project(x)
+        return self.manifold.tangent(x, self.network(x, t, **condition))
 
 
 class UNet(nn.Module):

@@ -44,6 +44,7 @@ def sample(
     - a fixed-step method: 'euler', 'midpoint', 'heun', 'rk4';
     - an adaptive one: 'dopri5', 'dopri8', 'bosh3', 'adaptive_heun', or with options `solvers.dopri5(rtol=1e-8)`;
     - `solvers.maruyama(score, noise, generator)`, which adds noise; the score is given the same condition;
+    - on a manifold, `solvers.projected("midpoint", project=Sphere().project)` or `solvers.geodesic(Sphere())`;
     - your own step, a function (velocity, x, t, s) -> x that moves x from time t to time s, both 0-d tensors.
     t: two different times in [0, 1]; t=(1, 0) runs back to the source.
     return_path: return a `Trajectory` with every `every`-th point (a divisor of `steps`), and no others in memory.
@@ -79,7 +80,8 @@ def sample(
 
     kept = every if return_path else None
     field = solvers.Field(torch.compile(velocity) if compile else velocity, x_0.shape, condition)
-    adaptive, fixed = isinstance(solver, solvers.Adaptive), solver in solvers.FIXED.values()
+    adaptive, named = isinstance(solver, solvers.Adaptive), solver in solvers.FIXED.values()
+    fixed = named or is_rowwise(solver)
     fast = is_rowwise_network(velocity) and not differentiable and (adaptive or fixed)
     on_device = torch.cuda.device(x_0.device) if x_0.is_cuda else nullcontext()
     # Without a graph autograd still works inside a velocity or a step. In a network that says so none does: inference
@@ -90,7 +92,7 @@ def sample(
             moments = times[::every] if return_path else times[[0, -1]]
             points, nfe = solvers.solve_adaptive(solver, field, x_0, moments)
             points = points if return_path else points[-1]
-        elif fast and x_0.is_cuda and x_0.numel() < GRAPHED:
+        elif fast and named and x_0.is_cuda and x_0.numel() < GRAPHED:
             points = solvers.solve_graphed(solver, field, x_0, times, kept)
             nfe = (len(times) - 1) * solvers.EVALUATIONS[solver.__name__]
         else:
@@ -129,7 +131,7 @@ def _times(steps, t, x_0: Tensor, differentiable: bool) -> Tensor:
 
 
 def is_rowwise(velocity) -> bool:
-    """Whether a velocity, or its class, has the attribute `rowwise = True`.
+    """Whether a velocity or a step, or its class, has the attribute `rowwise = True`.
 
     It promises that a row of the result depends on that row of x, t and the condition alone, and that the same work is
     done at every time; `parameters()` then tells its width. A subclass, whose `forward` may do anything, must say so

@@ -151,6 +151,59 @@ def _amount(noise, t: Tensor):
     return g
 
 
+def projected(method, project: Callable[[Tensor], Tensor]) -> Step:
+    """A fixed-step method whose every stage is brought back to a manifold: step(x -> u(project(x))), then project.
+
+    method: a name of a fixed-step method, or a step. project: maps points to points, row by row, such as
+    `manifolds.Sphere().project`; the way must begin on its image. Where u is tangent, the solution of the projected
+    velocity stays on the manifold by itself, so the method keeps its order (Hairer, Lubich & Wanner 2006, "Geometric
+    Numerical Integration", section IV.4). Raises ValueError for an adaptive method, and for a project that changes the
+    shape.
+
+    >>> turn = lambda x, t: torch.stack([-x[:, 1], x[:, 0]], 1)  # by an angle of 1
+    >>> on_circle = projected("midpoint", project=torch.nn.functional.normalize)
+    >>> follow(on_circle, turn, torch.tensor([[1.0, 0.0]]), torch.linspace(0, 1, 101))
+    tensor([[0.5403, 0.8415]])
+    """
+    inner = solver_of(method)
+    if isinstance(inner, Adaptive):
+        raise ValueError(f"projected needs a method of fixed steps, got {inner.method!r}")
+    if not callable(project):
+        raise TypeError(f"project must be a function of x, got {project!r}")
+
+    def back(x: Tensor) -> Tensor:
+        return _alike(project(x), x, "project")
+
+    def step(velocity: Velocity, x: Tensor, t: Tensor, s: Tensor) -> Tensor:
+        return back(inner(lambda y, r: velocity(y if y is x else back(y), r), x, t, s))
+
+    step.forward_only = getattr(inner, "forward_only", False)
+    step.rowwise = inner in FIXED.values()
+    return step
+
+
+def geodesic(manifold) -> Step:
+    """The midpoint method along geodesics: exp_x(h P_x u(m, t + h/2)), with the middle m = exp_x(h/2 P_x u_t(x)).
+
+    manifold: one of `manifolds`, or whatever has `exp` and `tangent`, P_x. Order 2, two evaluations: P_x of the
+    velocity at m differs from its parallel transport to x by O(h^2). Only the tangential part of the velocity counts.
+
+    >>> from fmlib.manifolds import Torus
+    >>> follow(geodesic(Torus()), lambda x, t: 3 + 0 * x, torch.tensor([[1.0]]), torch.linspace(0, 1, 9))  # 4 - 2 pi
+    tensor([[-2.2832]])
+    """
+    if not all(callable(getattr(manifold, name, None)) for name in ("exp", "tangent")):
+        raise TypeError(f"manifold must have methods exp(x, v) and tangent(x, v), got {manifold!r}")
+
+    def step(velocity: Velocity, x: Tensor, t: Tensor, s: Tensor) -> Tensor:
+        h = s - t
+        middle = manifold.exp(x, h / 2 * manifold.tangent(x, velocity(x, t)))
+        return manifold.exp(x, h * manifold.tangent(x, velocity(middle, t + h / 2)))
+
+    step.rowwise = True
+    return step
+
+
 @dataclass(frozen=True)
 class Adaptive:
     """A method with error control (torchdiffeq's), which chooses its own steps; write `dopri5(rtol=1e-8)`.
@@ -223,18 +276,18 @@ def follow(step: Step, velocity: Velocity, x_0: Tensor, times: Tensor, every: in
         raise ValueError(f"times must increase for this step, got {times[0].item():g} to {times[-1].item():g}")
     x, points, moments = x_0.clone(), [x_0], times.unbind()  # a step may write into its x
     for k, (t, s) in enumerate(zip(moments[:-1], moments[1:], strict=True), 1):
-        x = _alike(step(velocity, x, t, s), x)
+        x = _alike(step(velocity, x, t, s), x, "a step")
         if every and k % every == 0:
             points.append(x.clone())
     return torch.stack(points) if every else x
 
 
-def _alike(moved, x: Tensor) -> Tensor:
+def _alike(moved, x: Tensor, name: str) -> Tensor:
     if not isinstance(moved, Tensor):
-        raise TypeError(f"a step must return a tensor, got {type(moved).__name__}")
+        raise TypeError(f"{name} must return a tensor, got {type(moved).__name__}")
     if moved.shape != x.shape or moved.dtype != x.dtype or moved.device != x.device:
         wanted, came = (f"{tuple(y.shape)}, {_short(y.dtype)}, on {y.device}" for y in (x, moved))
-        raise ValueError(f"a step must return a tensor like x ({wanted}), got {came}")
+        raise ValueError(f"{name} must return a tensor like x ({wanted}), got {came}")
     return moved
 
 

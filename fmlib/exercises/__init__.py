@@ -9,7 +9,17 @@ Hint 2 of 2: The factor is $1-1.7t$. When is it zero?
 import copy
 import re
 
-from fmlib.exercises import _progress, basics, bregman, couplings, gaussian, guidance, kinetic, marginalization
+from fmlib.exercises import (
+    _progress,
+    basics,
+    bregman,
+    couplings,
+    gaussian,
+    geometry,
+    guidance,
+    kinetic,
+    marginalization,
+)
 from fmlib.exercises._blank import ____
 from fmlib.exercises._questions import Exercise, Outcome
 from fmlib.exercises._reveal import reveal
@@ -22,8 +32,10 @@ TITLES = {
     "gaussian": "Affine and Gaussian paths",
     "guidance": "Conditioning and guidance",
     "couplings": "Data couplings",
+    "geometry": "Geometry",
 }
-__all__ = ["____", "Exercise", "Outcome", "basics", "bregman", "couplings", "gaussian", "guidance", "kinetic", "marginalization"]
+__all__ = ["____", "Exercise", "Outcome", "basics", "bregman", "couplings", "gaussian", "geometry", "guidance"]
+__all__ += ["kinetic", "marginalization"]
 __all__ += ["every", "progress", "progress_line", "reveal", "solved", "written"]
 
 

@@ -4,7 +4,8 @@
 `Explorer(draw, controls)`, with controls made by `slider` and `choice`.
 """
 
-from fmlib.explorers import basics, couplings, guidance, kinetic, marginalization
+from fmlib.explorers import basics, couplings, geometry, guidance, kinetic, marginalization
 from fmlib.explorers._explorer import FRAMES, Explorer, choice, slider
 
-__all__ = ["FRAMES", "Explorer", "basics", "choice", "couplings", "guidance", "kinetic", "marginalization", "slider"]
+__all__ = ["FRAMES", "Explorer", "choice", "slider"]
+__all__ += ["basics", "couplings", "geometry", "guidance", "kinetic", "marginalization"]

@@ -294,6 +294,7 @@ def test_sliders_over_integers_and_numbers():
 
 
 DATA = normal(30, 2, dtype=torch.float32)
+RUNS = {name: 0.3 * normal(11, 12, 2, seed=k) for k, name in enumerate(["premetric", "straight"])}
 
 
 @pytest.mark.parametrize(
@@ -306,8 +307,9 @@ DATA = normal(30, 2, dtype=torch.float32)
         lambda: explorers.kinetic.coupling(lambda n: torch.randn(n, 2), lambda n: 2 + torch.randn(n, 2)),
         lambda: explorers.guidance.weight(LabelledMixture(skew_mixture(), torch.tensor([0, 1, 0])), y=1),
         lambda: explorers.couplings.source_noise(0.6),
+        lambda: explorers.geometry.obstacle(RUNS, normal(20, 20).abs(), ((0.0, -1.0), (0.0, 0.3))),
     ],
-    ids=["path", "posterior", "posterior of three", "target", "coupling", "weight", "noise of the source"],
+    ids=["path", "posterior", "posterior of three", "target", "coupling", "weight", "noise of the source", "obstacle"],
 )
 def test_the_explorers_draw_at_both_ends_of_every_slider(make):
     explorer = make()

@@ -9,7 +9,7 @@ import torch
 from helpers import normal
 from matplotlib.colors import to_rgba
 
-from fmlib import figures
+from fmlib import figures, manifolds
 
 
 @pytest.fixture(autouse=True)
@@ -129,3 +129,27 @@ def test_images_in_colour_keep_their_colours(ax):
     figures.images(ax, red_green, columns=2)
     sheet = ax.images[0].get_array()
     assert (sheet[:4, :4] == [1, 0, 0]).all() and (sheet[:4, 5:9] == [0, 1, 0]).all()
+
+
+def test_a_globe_shows_the_front_and_fades_the_back(ax):
+    """Seen along the third row of VIEW: its own direction lies in the middle, in front; the opposite one behind."""
+    sphere, towards = manifolds.Sphere(), torch.tensor(figures.VIEW[2])
+    x = sphere.project(torch.stack([towards, -towards]))
+    assert figures.chart(ax, sphere, "globe") is ax and ax.get_title() == "globe"
+    figures.chart_points(ax, sphere, x, figures.TARGET, "target")
+    front, back = ax.collections
+    np.testing.assert_allclose(front.get_offsets(), [[0, 0]], atol=1e-2)
+    assert front.get_facecolor()[0, 3] > 3 * back.get_facecolor()[0, 3] and len(back.get_offsets()) == 1
+    np.testing.assert_allclose(figures.VIEW @ figures.VIEW.T, np.eye(3), atol=2e-3)
+
+
+def test_lines_on_a_torus_break_at_its_edges_and_the_disk_is_poincares(ax):
+    torus, path = manifolds.Torus(), torch.tensor([[[2.5, 0.0]], [[3.0, 0.0]], [[-3.0, 0.0]], [[-2.5, 0.0]]])
+    figures.chart(ax, torus)
+    figures.chart_lines(ax, torus, path)
+    assert [len(lines.get_segments()) for lines in ax.collections] == [2, 0] and ax.get_xlabel()
+    other, hyperboloid = figures.panels()[1][0], manifolds.Hyperboloid()
+    figures.chart(other, hyperboloid)
+    x = hyperboloid.exp(torch.tensor([[1.0, 0.0, 0.0]]), torch.tensor([[0.0, 1.5, 0.0]]))
+    figures.chart_points(other, hyperboloid, x, figures.PATH)
+    np.testing.assert_allclose(other.collections[0].get_offsets(), [[np.tanh(0.75), 0]], atol=1e-6)  # half the angle
