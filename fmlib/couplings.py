@@ -9,7 +9,7 @@ row i of the target, so `fit` draws them together.
 """
 
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import ClassVar
 
 import torch
@@ -106,6 +106,10 @@ class MinibatchOT:
     def __post_init__(self):
         if self.condition_weight != 0:
             _validate.positive("condition_weight", self.condition_weight)
+
+    def __repr__(self) -> str:  # with the options that are in use: it names a run's coupling in its checkpoints
+        used = [f"{f.name}={value!r}" for f in fields(self) if (value := getattr(self, f.name)) != f.default]
+        return f"{type(self).__name__}({', '.join(used)})"
 
     def __call__(self, x_0: Tensor, x_1: Tensor, generator: torch.Generator | None = None, **condition: Tensor):
         _validate.same("x_0", _validate.shaped("x_0", x_0), "x_1", _validate.shaped("x_1", x_1))

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 SECONDS = 5.0  # how long a learner's code may run
+PATIENCE = 12  # how many times as long, while it loads a module: torch does with the first step of an optimizer
 
 
 class TooLong(BaseException):
@@ -45,6 +46,9 @@ def _with_an_alarm(seconds: float, work: Callable):
         # Ring again, in case the answer swallows this. At a regular pace that might hit the same spot inside the same
         # `try` for ever; after delays of all lengths, down to microseconds, it comes to hit the spot outside.
         inside = _runs(learners_code, frame) and not _runs(swallowed, frame)
+        if inside and _imports(frame) and time.monotonic() - begin < PATIENCE * seconds:
+            signal.setitimer(signal.ITIMER_REAL, seconds)
+            return
         signal.setitimer(signal.ITIMER_REAL, 10 ** delays.uniform(-6, -4) if rung else 0.1)
         if inside:
             error = TooLong()
@@ -84,6 +88,13 @@ def _with_an_alarm(seconds: float, work: Callable):
 def _runs(function: Callable, frame: FrameType | None) -> bool:
     """Is `function` among the calls that led to `frame`?"""
     while frame and frame.f_code is not function.__code__:
+        frame = frame.f_back
+    return frame is not None
+
+
+def _imports(frame: FrameType | None) -> bool:
+    """Is a module being loaded? To load it takes nobody's time, and a module that is half loaded stays broken."""
+    while frame and frame.f_globals.get("__name__") != "importlib._bootstrap":
         frame = frame.f_back
     return frame is not None
 
