@@ -71,6 +71,8 @@ def test_notebook_is_well_made(path):
         assert cell["execution_count"], f"{where} was not executed"
         assert "execution" not in cell["metadata"], f"{where} holds times"
         assert all(o["output_type"] != "error" and o.get("name") != "stderr" for o in cell["outputs"]), where
+        if "claim" in cell["metadata"].get("tags", []):  # a slide shows the first one
+            assert "holds: " in json.dumps(cell["outputs"]), where
         if any("image/png" in output.get("data", {}) for output in cell["outputs"]):
             above = [source for i, source in enumerate(sources) if described < i < index and i not in code]
             assert any("*Figure" in source for source in above), f"{where}: no alt text in the Markdown above"
