@@ -20,7 +20,8 @@ import matplotlib
 import numpy as np
 import traitlets
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.axis import Axis
+from matplotlib.backends.backend_agg import FigureCanvasAgg, RendererAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -71,6 +72,7 @@ class _Sheet(Figure):
         super().__init__(**settings)
         FigureCanvasAgg(self)
         self._given = None  # how `subplots` was called, and what it returned
+        self._new = None  # how its axes looked before anything was drawn on them
         self._asked = False  # was it called since the last `wipe`?
 
     def wipe(self) -> None:
@@ -81,16 +83,25 @@ class _Sheet(Figure):
                 artist.remove()
             for ax in self.axes:
                 _empty(ax)
-        else:
-            self.clear()
-            self._given = None
+            if self._styles() == self._new:
+                return
+        self.clear()
+        self._given = None
 
     def subplots(self, *args, **kwargs):
         if self._given is None or self._given[0] != (args, kwargs):
             self.clear()
             self._given = (args, kwargs), super().subplots(*args, **kwargs)
+            self._new = self._styles()
+            for ax in self.axes:
+                if type(ax) is Axes:
+                    _draw_once(ax.xaxis)
+                    _draw_once(ax.yaxis)
         self._asked = True
         return self._given[1]
+
+    def _styles(self) -> list:
+        return [_style(axis) for ax in self.axes for axis in (ax.xaxis, ax.yaxis)]
 
     def finish(self) -> None:
         """Remove the axes that were kept, if this time nobody asked for them."""
@@ -98,6 +109,43 @@ class _Sheet(Figure):
             for ax in np.ravel(self._given[1]):
                 ax.remove()
             self._given = None
+
+
+def _draw_once(axis: Axis) -> None:
+    """Let an axis keep the picture of its ticks and texts for as long as they are the same: half the time of a tick."""
+    draw, kept = axis.draw, [None, None]
+
+    def draw_or_paste(renderer):
+        look = renderer.dpi, *_look(axis)
+        if look != kept[0]:
+            alone = RendererAgg(renderer.width, renderer.height, renderer.dpi)
+            draw(alone)
+            pixels = np.asarray(alone.buffer_rgba())
+            rows, columns = np.nonzero(pixels[..., 3])
+            kept[:] = look, None
+            if len(rows):
+                box = slice(rows.min(), rows.max() + 1), slice(columns.min(), columns.max() + 1)
+                corner = columns.min(), int(renderer.height) - rows.max() - 1
+                kept[1] = *corner, np.ascontiguousarray(pixels[box][::-1])
+        if kept[1]:
+            renderer.draw_image(renderer.new_gc(), *kept[1])
+
+    axis.draw = draw_or_paste
+
+
+def _look(axis: Axis) -> tuple:
+    """What the picture of an axis depends on."""
+    ticks = []
+    for group in (axis.major, axis.minor):
+        places = group.locator()
+        ticks += [*places, *group.formatter.format_ticks(places)]
+    return axis.axes.bbox.bounds, *axis.get_view_interval(), axis.label.get_text(), *ticks, *_style(axis)
+
+
+def _style(axis: Axis) -> list:
+    """What `_empty` does not set anew."""
+    label = [getattr(axis.label, f"get_{name}")() for name in ("color", "fontsize", "rotation", "visible")]
+    return [axis.get_visible(), axis.get_scale(), *label, *(axis.get_tick_params(w) for w in ("major", "minor"))]
 
 
 def _plain(ax: Axes) -> bool:

@@ -7,6 +7,7 @@ import weakref
 from types import SimpleNamespace
 
 import ipywidgets
+import matplotlib
 import nbformat
 import numpy as np
 import pytest
@@ -137,6 +138,36 @@ def test_a_light_picture_is_the_one_that_new_axes_would_give():
         fresh = explorers.Explorer(varied, {"k": explorers.slider("k", 0, 7, 1, k)}, size=(4, 2))
         pixels = [Image.open(io.BytesIO(e.light())).convert("RGB").tobytes() for e in (explorer, fresh)]
         assert pixels[0] == pixels[1], k
+
+
+def test_axes_that_are_pasted_look_as_if_drawn():
+    """Up to the rounding of a transparent edge to 8 bits, twice."""
+
+    def draw(figure, k):
+        ax = figure.subplots(1, 2)[0]
+        ax.plot([0, 10], [3, 7])
+        if k in (1, 2):
+            ax.set(xlabel="time t", ylabel="position", xlim=(0, 5 * k))
+        if k == 3:
+            ax.set(xticks=[0, 3], xticklabels=["none", "three"], ylabel="position")
+            ax.xaxis.set_visible(True)
+            ax.yaxis.label.set_color("red")
+        if k == 4:
+            ax.set(xticks=[], yscale="log")
+            ax.yaxis.set_visible(False)
+
+    explorer = explorers.Explorer(draw, {"k": explorers.slider("k", 0, 4, 1, 0)}, size=(4, 2))
+    for k in [0, 1, 1, 2, 3, 3, 4, 0, 1]:
+        explorer._controls["k"].value = k
+        pasted = np.asarray(Image.open(io.BytesIO(explorer.light())).convert("RGB")).astype(int)
+        with matplotlib.rc_context({"axes.titley": 1.0, "figure.constrained_layout.use": False}):
+            figure = Figure(figsize=(4, 2))
+            draw(figure, k)
+            figure.subplots_adjust(left=0.1, right=0.98, bottom=0.16, top=0.9, wspace=0.3, hspace=0.4)
+            buffer = io.BytesIO()
+            figure.savefig(buffer, dpi=80)
+        drawn = np.asarray(Image.open(buffer).convert("RGB")).astype(int)
+        assert abs(pasted - drawn).max() <= 2, k
 
 
 @pytest.mark.parametrize(
