@@ -75,7 +75,7 @@ class Sphere:
     def tangent(self, x: Tensor, v: Tensor) -> Tensor:
         """P_x v = v - <x, v> x."""
         _vectors(self, x, v=v)
-        return v - (x * v).sum(1, keepdim=True) * x
+        return self._tangent(x, v)
 
     def inner(self, x: Tensor, u: Tensor, v: Tensor) -> Tensor:
         """<u, v>, the metric of the surrounding space, (batch,)."""
@@ -85,6 +85,9 @@ class Sphere:
     def uniform(self, n: int, dim: int = 2, generator: torch.Generator | None = None, dtype=torch.float32) -> Tensor:
         """n points of the uniform law on S^dim, (n, dim + 1); its density is one over the area, 1 / (4 pi) on S^2."""
         return _unit(_gaussian(n, _validate.count("dim", dim) + 1, generator, dtype))
+
+    def _tangent(self, x: Tensor, v: Tensor) -> Tensor:
+        return v - (x * v).sum(1, keepdim=True) * x
 
     def _off(self, x: Tensor) -> Tensor:
         return (x.norm(dim=1) - 1).abs()
@@ -125,7 +128,7 @@ class Torus:
     def tangent(self, x: Tensor, v: Tensor) -> Tensor:
         """v itself: every vector is a tangent."""
         _vectors(self, x, v=v)
-        return v
+        return self._tangent(x, v)
 
     def inner(self, x: Tensor, u: Tensor, v: Tensor) -> Tensor:
         """<u, v>, (batch,)."""
@@ -136,6 +139,9 @@ class Torus:
         """n points of the uniform law, (n, dim), of density (2 pi)^-dim."""
         shape = _validate.count("n", n), _validate.count("dim", dim)
         return _wrapped(2 * math.pi * torch.rand(shape, generator=generator, dtype=dtype))
+
+    def _tangent(self, x: Tensor, v: Tensor) -> Tensor:
+        return v
 
     def _off(self, x: Tensor) -> Tensor:
         return 0 * x.sum(1)  # any number is an angle modulo 2 pi; NaN stays
@@ -191,7 +197,7 @@ class Hyperboloid:
     def tangent(self, x: Tensor, v: Tensor) -> Tensor:
         """v + <x, v>_L x."""
         _vectors(self, x, v=v)
-        return _level(x, v)
+        return self._tangent(x, v)
 
     def inner(self, x: Tensor, u: Tensor, v: Tensor) -> Tensor:
         """<u, v>_L, (batch,); positive for tangents u = v."""
@@ -219,6 +225,9 @@ class Hyperboloid:
             found = torch.cat([found, r[kept < (torch.expm1(-2 * r) / math.expm1(-2 * radius)) ** k]])
         direction = _unit(_gaussian(n, k + 1, generator, dtype))
         return _lifted(torch.cat([torch.ones(n, 1, dtype=dtype), found[:n, None].sinh() * direction], 1))
+
+    def _tangent(self, x: Tensor, v: Tensor) -> Tensor:
+        return _level(x, v)
 
     def _off(self, x: Tensor) -> Tensor:
         return (x[:, 0] - _lifted(x)[:, 0]).abs() / x[:, 0].abs().clamp_min(1)

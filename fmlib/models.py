@@ -183,7 +183,10 @@ class Tangent(nn.Module):
 
     def forward(self, x: Tensor, t: float | Tensor, **condition) -> Tensor:
         x = self.manifold.project(x)
-        return self.manifold.tangent(x, self.network(x, t, **condition))
+        v = self.network(x, t, **condition)
+        _validate.same("x", x, "network(x, t)", v)
+        # ours need not be told again that x is a point
+        return getattr(self.manifold, "_tangent", self.manifold.tangent)(x, v)
 
 
 class UNet(nn.Module):

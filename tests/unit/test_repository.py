@@ -70,7 +70,9 @@ def test_notebook_is_well_made(path):
         assert max(map(len, lines)) <= 88, where
         assert cell["execution_count"], f"{where} was not executed"
         assert "execution" not in cell["metadata"], f"{where} holds times"
-        assert all(o["output_type"] != "error" and o.get("name") != "stderr" for o in cell["outputs"]), where
+        kinds = {output["output_type"] for output in cell["outputs"]}
+        assert not kinds & {"error", "execute_result"}, where  # a result is the repr of what a last line left
+        assert all(output.get("name") != "stderr" for output in cell["outputs"]), where
         if "claim" in cell["metadata"].get("tags", []):  # a slide shows the first one
             assert "holds: " in json.dumps(cell["outputs"]), where
         if any("image/png" in output.get("data", {}) for output in cell["outputs"]):
