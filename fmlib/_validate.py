@@ -70,7 +70,7 @@ def alike(name_a: str, a: Tensor, name_b: str, b: Tensor) -> None:
         raise ValueError(f"{name_a} and {name_b} must be on one device, got {a.device} and {b.device}")
 
 
-def time(t: float | Tensor, x: Tensor) -> Tensor:
+def time(t: float | Tensor, x: Tensor, name: str = "t") -> Tensor:
     """Return the time `t` as a tensor that broadcasts against `x`; the only place where that happens.
 
     `t` is a number, a 0-d tensor, or a tensor of shape (batch,), in [0, 1]. The result has the dtype and device of
@@ -78,23 +78,49 @@ def time(t: float | Tensor, x: Tensor) -> Tensor:
     """
     if isinstance(t, Tensor):
         if not t.is_floating_point():
-            raise TypeError(f"t must have a floating dtype, got {t.dtype}")
+            raise TypeError(f"{name} must have a floating dtype, got {t.dtype}")
         if t.device != x.device:
-            raise ValueError(f"t and x must be on one device, got {t.device} and {x.device}")
+            raise ValueError(f"{name} and x must be on one device, got {t.device} and {x.device}")
         if t.ndim > 1 or (t.ndim == 1 and len(t) != len(x)):
             expected = f"() or ({len(x)},)"
-            raise ValueError(f"t must have shape {expected} for x of shape {tuple(x.shape)}, got {tuple(t.shape)}")
+            raise ValueError(f"{name} must have shape {expected} for x of shape {tuple(x.shape)}, got {tuple(t.shape)}")
         if t.device.type == "cpu" and t.numel() and not torch.compiler.is_compiling():
             low, high = (b.item() for b in (t.detach().aminmax() if t.ndim else (t, t)))  # both NaN if there is one
             if not 0 <= low <= high <= 1:
-                raise ValueError(f"t must lie in [0, 1], got {high if 0 <= low else low:g}")
+                raise ValueError(f"{name} must lie in [0, 1], got {high if 0 <= low else low:g}")
         t = t.to(x.dtype)
         return t.reshape(-1, *[1] * (x.ndim - 1)) if t.ndim else t
     if isinstance(t, bool) or not isinstance(t, int | float):
-        raise TypeError(f"t must be a number or a tensor, got {type(t).__name__}")
+        raise TypeError(f"{name} must be a number or a tensor, got {type(t).__name__}")
     if not 0 <= t <= 1:
-        raise ValueError(f"t must lie in [0, 1], got {t:g}")
+        raise ValueError(f"{name} must lie in [0, 1], got {t:g}")
     return torch.full((), float(t), dtype=x.dtype, device=x.device)
+
+
+def span(t: float | Tensor, s: float | Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Return both times as `time` does, in one shape, if t <= s in every row."""
+    start, end = torch.broadcast_tensors(time(t, x), time(s, x, "s"))
+    if start.device.type == "cpu" and not torch.compiler.is_compiling() and (late := end < start).any():
+        came = " and ".join(f"{v.detach()[late].flatten()[0].item():g}" for v in (end, start))
+        raise ValueError(f"s must be at least t, got s and t {came}")
+    return start, end
+
+
+def average(network, x: Tensor, t: Tensor, s: Tensor, condition: dict) -> Tensor:
+    """Return network(x, t, s=s, **condition), the average velocity from t to s, if the network has a second time."""
+    try:
+        value = network(x, t, s=s, **condition)
+    except TypeError as error:
+        if "keyword argument 's'" not in str(error):
+            raise
+        raise ValueError(f"a flow map needs a network with a second time, network(x, t, s=s), but {error}") from None
+    return value
+
+
+def is_rowwise(velocity) -> bool:
+    """Whether a velocity or a step, or its class, has the attribute `rowwise = True`: see `sampling.is_rowwise`."""
+    said = "rowwise" in vars(type(velocity)) or "rowwise" in getattr(velocity, "__dict__", {})
+    return said and velocity.rowwise is True
 
 
 def times(t: tuple[float, float], dtype: torch.dtype = torch.float64) -> tuple[float, float]:

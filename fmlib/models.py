@@ -3,6 +3,9 @@
 `MLP` and `ResidualMLP` take points x (batch, dim), `UNet` images x (batch, channels, height, width), `Equivariant`
 clouds x (batch, points, dim), and `Tangent` makes of a network for points one for a manifold. All say `rowwise = True`,
 so that `sampling.sample` may take rows in parts (`sampling.is_rowwise`).
+
+With `until=True` the first three are flow maps as well: network(x, t, s=s) is the average velocity on the way from t to
+s, and network(x, t) the velocity at t.
 """
 
 import math
@@ -14,23 +17,39 @@ from fmlib import _validate, sampling
 
 
 class TimeFeatures(nn.Module):
-    """t -> (sin(f_i t), cos(f_i t)) for `count` frequencies f_i spaced geometrically from pi/2 to 64 pi.
+    """t -> (sin(f_i t), cos(f_i t)) for `count` frequencies f_i spaced geometrically from pi/2 to `highest` pi.
 
     A network that sees only the number t learns sharp changes in time slowly; these features give it several scales
-    (Vaswani et al. 2017, "Attention Is All You Need", section 3.5).
+    (Vaswani et al. 2017, "Attention Is All You Need", section 3.5). d/dt multiplies each by its frequency, so a loss
+    that differentiates in t needs a low `highest`. With `until`, (t, s) -> the features of t and those of s - t.
     """
 
-    def __init__(self, count: int = 16):
+    def __init__(self, count: int = 16, highest: float | None = None, until: bool = False):
         super().__init__()
-        self.register_buffer("frequencies", math.pi / 2 * 128 ** torch.linspace(0, 1, count), persistent=False)
+        self.highest = _validate.positive("highest", (4.0 if until else 64.0) if highest is None else highest)
+        self.until, self.size = until, 2 * count * (1 + until)
+        steps = torch.linspace(0, 1, count)
+        self.register_buffer("frequencies", math.pi / 2 * (2 * self.highest) ** steps, persistent=False)
 
     def forward(self, t: Tensor) -> Tensor:
         angle = t * self.frequencies
         return torch.cat([angle.sin(), angle.cos()], -1)
 
+    def of(self, x: Tensor, t: float | Tensor, s: float | Tensor | None) -> Tensor:
+        """The features (batch, size) of the time of a call, or of both its times; s = t if it names none."""
+        if not self.until:
+            if s is not None:
+                raise ValueError("this network has one time (until=False), so a call takes no s=")
+            return self(_validate.time(t, x)).expand(len(x), -1)
+        start, end = _validate.span(t, t if s is None else s, x)
+        return torch.cat([self(start), self(end - start)], -1).expand(len(x), -1)
+
 
 class MLP(nn.Module):
     """A plain network: x and its time features, `depth` hidden layers of `width` SiLU units, a velocity.
+
+    until: whether calls may name a second time s in [t, 1] (see above). highest: of the time features' frequencies, in
+    units of pi; by default 64, and 4 with `until`, as `objectives.MeanFlow` diverges under high ones.
 
     >>> MLP(dim=2)(torch.zeros(5, 2), 0.5).shape
     torch.Size([5, 2])
@@ -38,18 +57,17 @@ class MLP(nn.Module):
 
     rowwise = True
 
-    def __init__(self, dim: int, width: int = 128, depth: int = 3):
+    def __init__(self, dim: int, width: int = 128, depth: int = 3, until: bool = False, highest: float | None = None):
         super().__init__()
-        self.config = {"dim": dim, "width": width, "depth": _validate.count("depth", depth)}
-        self.time = TimeFeatures()
-        sizes = [dim + 2 * len(self.time.frequencies)] + depth * [width]
+        self.config = {"dim": dim, "width": width, "depth": _validate.count("depth", depth)} | _times(until, highest)
+        self.time = TimeFeatures(highest=highest, until=until)
+        sizes = [dim + self.time.size] + depth * [width]
         layers = [layer for a, b in zip(sizes, sizes[1:], strict=False) for layer in (nn.Linear(a, b), nn.SiLU())]
         self.layers = nn.Sequential(*layers, nn.Linear(width, dim))
 
-    def forward(self, x: Tensor, t: float | Tensor) -> Tensor:
+    def forward(self, x: Tensor, t: float | Tensor, s: float | Tensor | None = None) -> Tensor:
         _check_input(x, (self.config["dim"],), self.layers[0].weight)
-        features = self.time(_validate.time(t, x)).expand(len(x), -1)
-        return self.layers(torch.cat([x, features], 1))
+        return self.layers(torch.cat([x, self.time.of(x, t, s)], 1))
 
 
 class ResidualMLP(nn.Module):
@@ -59,7 +77,8 @@ class ResidualMLP(nn.Module):
     that depth costs nothing to begin with (the conditioning of Perez et al. 2018, "FiLM"). The output adds g x, with a
     gain g for each coordinate, linear in the embedding too: near t = 1 a velocity falls steeply in x, like
     (x_1 - x) / (1 - t), which normalised layers resolve badly (compare the skip connection of Karras et al. 2022,
-    "Elucidating the Design Space", table 1). With `classes`, calls need `label`: integers of shape (batch,).
+    "Elucidating the Design Space", table 1). With `classes`, calls need `label`: integers of shape (batch,). until,
+    highest: as of `MLP`.
 
     >>> ResidualMLP(dim=64, classes=10)(torch.zeros(3, 64), 0.5, label=torch.tensor([0, 1, 2])).shape
     torch.Size([3, 64])
@@ -67,19 +86,29 @@ class ResidualMLP(nn.Module):
 
     rowwise = True
 
-    def __init__(self, dim: int, width: int = 192, blocks: int = 4, classes: int | None = None):
+    def __init__(
+        self,
+        dim: int,
+        width: int = 192,
+        blocks: int = 4,
+        classes: int | None = None,
+        until: bool = False,
+        highest: float | None = None,
+    ):
         super().__init__()
-        self.config = {"dim": dim, "width": width, "blocks": blocks, "classes": classes}
-        self.embed = _Embedding(width, classes)
+        self.config = {"dim": dim, "width": width, "blocks": blocks, "classes": classes} | _times(until, highest)
+        self.embed = _Embedding(width, classes, until, highest)
         self.enter = nn.Linear(dim, width)
         self.blocks = nn.ModuleList(_Block(width) for _ in range(blocks))
         self.leave = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, dim))
         self.gain = nn.Linear(width, dim)
         _zero(self.gain)
 
-    def forward(self, x: Tensor, t: float | Tensor, label: Tensor | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, t: float | Tensor, label: Tensor | None = None, s: float | Tensor | None = None
+    ) -> Tensor:
         _check_input(x, (self.config["dim"],), self.enter.weight)
-        context = self.embed(x, t, label)
+        context = self.embed(x, t, label, s)
         h = self.enter(x)
         for block in self.blocks:
             h = block(h, context)
@@ -87,17 +116,16 @@ class ResidualMLP(nn.Module):
 
 
 class _Embedding(nn.Module):
-    """What a network is told besides x: the time and, if it knows `classes`, a label, as a vector (batch, width)."""
+    """What a network is told besides x: the times and, if it knows `classes`, a label, as a vector (batch, width)."""
 
-    def __init__(self, width: int, classes: int | None):
+    def __init__(self, width: int, classes: int | None, until: bool, highest: float | None):
         super().__init__()
-        self.time = TimeFeatures()
-        self.layers = nn.Sequential(nn.Linear(2 * len(self.time.frequencies), width), nn.SiLU())
+        self.time = TimeFeatures(highest=highest, until=until)
+        self.layers = nn.Sequential(nn.Linear(self.time.size, width), nn.SiLU())
         self.label = nn.Embedding(classes, width) if classes else None
 
-    def forward(self, x: Tensor, t: float | Tensor, label: Tensor | None) -> Tensor:
-        features = self.time(_validate.time(t, x.flatten(1)))
-        context = self.layers(features).expand(len(x), -1)
+    def forward(self, x: Tensor, t: float | Tensor, label: Tensor | None, s: float | Tensor | None) -> Tensor:
+        context = self.layers(self.time.of(x.flatten(1), t, s))
         if (label is None) != (self.label is None):
             classes = self.label.num_embeddings if self.label else None
             raise ValueError(
@@ -195,7 +223,7 @@ class UNet(nn.Module):
     (Ronneberger et al. 2015, "U-Net".) Each block is scaled and shifted by an embedding of the time and, if given, a
     label; attention joins the pixels of the coarsest scale; the output adds a gain times x, as in `ResidualMLP`.
     shape: (channels, height, width), height and width multiples of 4. width: channels at the finest scale, a multiple
-    of 8. With `classes`, calls need `label`: integers of shape (batch,).
+    of 8. With `classes`, calls need `label`: integers of shape (batch,). until, highest: as of `MLP`.
 
     >>> UNet(shape=(1, 28, 28), width=8, classes=10)(torch.zeros(2, 1, 28, 28), 0.5, label=torch.tensor([3, 4])).shape
     torch.Size([2, 1, 28, 28])
@@ -203,13 +231,20 @@ class UNet(nn.Module):
 
     rowwise = True
 
-    def __init__(self, shape: tuple[int, int, int], width: int = 32, classes: int | None = None):
+    def __init__(
+        self,
+        shape: tuple[int, int, int],
+        width: int = 32,
+        classes: int | None = None,
+        until: bool = False,
+        highest: float | None = None,
+    ):
         super().__init__()
         channels, *sides = shape
         if len(sides) != 2 or any(side % 4 or side < 4 for side in sides) or width % 8 or width < 8:
             raise ValueError(f"need shape (channels, 4 m, 4 n) and a width of 8 k, got {tuple(shape)} and {width}")
-        self.config = {"shape": list(shape), "width": width, "classes": classes}
-        self.embed = _Embedding(4 * width, classes)
+        self.config = {"shape": list(shape), "width": width, "classes": classes} | _times(until, highest)
+        self.embed = _Embedding(4 * width, classes, until, highest)
         fine, middle, coarse = width, 2 * width, 4 * width
         self.enter = nn.Conv2d(channels, fine, 3, padding=1)
         self.down_1 = _ImageBlock(fine, fine, coarse)
@@ -227,9 +262,11 @@ class UNet(nn.Module):
         self.gain = nn.Linear(coarse, channels)
         _zero(self.gain)
 
-    def forward(self, x: Tensor, t: float | Tensor, label: Tensor | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, t: float | Tensor, label: Tensor | None = None, s: float | Tensor | None = None
+    ) -> Tensor:
         _check_input(x, tuple(self.config["shape"]), self.enter.weight)
-        context = self.embed(x, t, label)
+        context = self.embed(x, t, label, s)
         h = self.enter(x).contiguous(memory_format=torch.channels_last)  # the layout in which convolutions are fast
         fine = self.down_1(h, context)
         middle = self.down_2(self.shrink_1(fine), context)
@@ -289,6 +326,13 @@ def _check_input(x: Tensor, shape: tuple[int, ...], weight: Tensor) -> None:
     if x.dtype != weight.dtype and not torch.is_autocast_enabled(x.device.type):
         came, own = (str(dtype).removeprefix("torch.") for dtype in (x.dtype, weight.dtype))
         raise TypeError(f"x is {came} and the network's weights are {own}: convert one of them")
+
+
+def _times(until: bool, highest: float | None) -> dict:
+    """What a config says of the times where that is not the usual: runs stored before there were two go on."""
+    if not isinstance(until, bool):
+        raise TypeError(f"until must be True or False, got {until!r}")
+    return {"until": until, "highest": highest} if until or highest is not None else {}
 
 
 def parameter_count(model: nn.Module) -> int:

@@ -1,17 +1,22 @@
 """Training objectives. A loss is a function (network, batch) -> a number to minimise; `fit` takes any such function.
 
+`VelocityMatching` trains velocities; `MeanFlow` and `Shortcut` train flow maps, which `solvers.flow_map` samples in few
+steps: networks with a second time, network(x, t, s=s, **condition), as `models.MLP(..., until=True)`.
+
 batch: a `batches.Batch` with x_0, x_1, t, condition, and a generator for what the loss draws itself. The network is
 called like any velocity, network(x, t, **batch.condition), as often as the loss needs it.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from fmlib import _validate
 from fmlib.batches import Batch
+from fmlib.models import TimeFeatures
 from fmlib.paths import AffinePath
 
 
@@ -44,6 +49,142 @@ class VelocityMatching:
             expected = tuple(point.velocity.shape)
             raise ValueError(f"model must return a tensor of shape {expected}, got {tuple(prediction.shape)}")
         return (prediction.to(point.velocity.dtype) - point.velocity).square().mean()
+
+
+@dataclass(frozen=True)
+class MeanFlow:
+    """E ||u_theta(X_t, t, s) - sg(v + (s - t) d/dt u_theta(X_t, t, s))||^2, with v the velocity of the pair: mean flow.
+
+    (Geng et al. 2025, "Mean Flows for One-step Generative Modeling", equations 9 to 11, with time running towards the
+    data.) The average velocity u(x, t, s) of `sampling.average_velocity` solves (s - t) u = int_t^s v, whose derivative
+    along the path is the equation above: d/dt = v . grad_x + partial_t, by `torch.func.jvp`. The target is linear in v,
+    so that of the pair may stand for the marginal one. sg: no gradient passes.
+
+    path: affine. share: of the rows, which draw s uniformly from [t, 1] and learn a jump; the others have s = t, where
+    this is `VelocityMatching`, at a fourth of the cost. highest: ValueError for `models.TimeFeatures` with frequencies
+    above this many pi, since d/dt multiplies by them, and training diverges. Gradients still jump: `fit(..., clip=1)`.
+    Raises TypeError or ValueError for anything else, and ValueError for a network without a second time.
+
+    >>> x_0, x_1 = torch.zeros(4, 2), torch.ones(4, 2)
+    >>> batch = Batch(x_0, x_1, torch.rand(4), {}, torch.Generator())
+    >>> MeanFlow()(lambda x, t, s: torch.ones_like(x), batch)  # the velocity is 1 everywhere, and so is its mean
+    tensor(0.)
+    """
+
+    path: AffinePath = AffinePath()
+    share: float = 0.5
+    highest: float = 8.0
+
+    def __post_init__(self):
+        _check_jumps(self.path, self.share)
+        _validate.positive("highest", self.highest)
+
+    def __call__(self, network, batch: Batch) -> Tensor:
+        _check_features(network, self.highest)
+        t, drawn = _drawn(batch, self.share)
+        (x, t, s, v, condition), rest = _split(self.path, batch, t, t + (1 - t) * drawn)
+
+        def u(x: Tensor, t: Tensor) -> Tensor:
+            return _average(network, x, t, s, condition)
+
+        jump, rate = torch.func.jvp(u, (x, t), (v, torch.ones_like(t)))
+        target = v + _validate.time(s - t, x) * rate.detach()
+        return _mean_square(len(batch.t), (jump, target), (_average(network, *rest[:3], rest.condition), rest.velocity))
+
+
+@dataclass(frozen=True)
+class Shortcut:
+    """E ||u_theta(X_t, t, s) - sg(a + b)/2||^2, with a and b the average velocities of its two halves: shortcut models.
+
+    (Frans et al. 2024, "One Step Diffusion via Shortcut Models", equation 5, with s - t free instead of a power of two,
+    and the network itself in place of its average.) a = u_theta(X_t, t, m) and b = u_theta(X_t + (m - t) a, m, s), with
+    m = (t + s)/2, so that one jump does what two of half its length do. sg: no gradient passes.
+
+    path: affine. share: of the rows, which learn a jump from t to s, of uniform length; the others have s = t, where
+    this is `VelocityMatching`. Raises TypeError or ValueError for anything else, and ValueError for a network without a
+    second time.
+
+    >>> x_0, x_1 = torch.zeros(4, 2), torch.ones(4, 2)
+    >>> batch = Batch(x_0, x_1, torch.rand(4), {}, torch.Generator())
+    >>> Shortcut()(lambda x, t, s: torch.ones_like(x), batch)  # the velocity is 1 everywhere, and so is its mean
+    tensor(0.)
+    """
+
+    path: AffinePath = AffinePath()
+    share: float = 0.5
+
+    def __post_init__(self):
+        _check_jumps(self.path, self.share)
+
+    def __call__(self, network, batch: Batch) -> Tensor:
+        t, length = _drawn(batch, self.share)
+        (x, t, s, _, condition), rest = _split(self.path, batch, (1 - length) * t, (1 - length) * t + length)
+        with torch.no_grad():
+            m = torch.lerp(t, s, 0.5)
+            first = _average(network, x, t, m, condition)
+            second = _average(network, x + _validate.time(m - t, x) * first, m, s, condition)
+        jump = _average(network, x, t, s, condition)
+        target = (first + second) / 2
+        return _mean_square(len(batch.t), (jump, target), (_average(network, *rest[:3], rest.condition), rest.velocity))
+
+
+class _Rows(NamedTuple):
+    """Rows of a batch on their path: points, both times, the pairs' velocities and the condition."""
+
+    x: Tensor
+    t: Tensor
+    s: Tensor
+    velocity: Tensor
+    condition: dict[str, Tensor]
+
+
+def _split(path: AffinePath, batch: Batch, t: Tensor, s: Tensor) -> tuple[_Rows, _Rows]:
+    """The first rows of the batch, with the times t and s, and the others, with their own time as both."""
+    n, condition = len(t), batch.condition
+    t, s = torch.cat([t, batch.t[n:]]), torch.cat([s, batch.t[n:]])
+    point = path.sample(batch.x_0, batch.x_1, t)
+    return tuple(
+        _Rows(point.x_t[i], t[i], s[i], point.velocity[i], {name: value[i] for name, value in condition.items()})
+        for i in (slice(n), slice(n, None))
+    )
+
+
+def _drawn(batch: Batch, share: float) -> tuple[Tensor, Tensor]:
+    """The times of the first `share` of the rows, at least one, and as many numbers from [0, 1]."""
+    t = batch.t[: max(1, round(share * len(batch.t)))]
+    return t, torch.rand(t.shape, generator=batch.generator, device=t.device, dtype=t.dtype)
+
+
+def _average(network, x: Tensor, t: Tensor, s: Tensor, condition: dict[str, Tensor]) -> Tensor:
+    """The network's average velocity, in the format of x."""
+    value = _validate.average(network, x, t, s, condition)
+    if not isinstance(value, Tensor) or value.shape != x.shape:  # would be broadcast silently
+        came = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+        raise ValueError(f"model must return a tensor of shape {tuple(x.shape)}, got {came}")
+    return value.to(x.dtype)
+
+
+def _mean_square(rows: int, *pairs: tuple[Tensor, Tensor]) -> Tensor:
+    """The mean of (prediction - target)^2 over all pairs of tensors, which have so many rows together."""
+    total = sum((prediction - target).square().sum() for prediction, target in pairs)
+    return total / (rows * pairs[0][0][0].numel())
+
+
+def _check_jumps(path: AffinePath, share: float) -> None:
+    if not isinstance(path, AffinePath):
+        raise TypeError(f"path must be an AffinePath, got {type(path).__name__}")
+    if isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share <= 1:
+        raise ValueError(f"share must be a number in (0, 1], got {share!r}")
+
+
+def _check_features(network, highest: float) -> None:
+    parts = network.modules() if isinstance(network, torch.nn.Module) else ()
+    found = max((part.highest for part in parts if isinstance(part, TimeFeatures)), default=0)
+    if found > highest:
+        raise ValueError(
+            f"mean flow diverges under time features of high frequency, got {found:g} pi, allowed are {highest:g} pi: "
+            "take a network with highest=4, or allow more with MeanFlow(highest=)"
+        )
 
 
 @dataclass(frozen=True)

@@ -1,14 +1,15 @@
-"""Probability paths: the affine one, X_t = alpha_t X_1 + sigma_t X_0, with what a prediction converts into, and the
-geodesic one, which runs on a manifold."""
+"""Probability paths: the affine one, X_t = alpha_t X_1 + sigma_t X_0, with what a prediction converts into; the
+geodesic one, which runs on a manifold; and a velocity on another schedule than its own, `reschedule`."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fmlib import _validate
-from fmlib.schedules import CondOT, Schedule, check_ends
+from fmlib.devices import in_float64
+from fmlib.schedules import CondOT, Schedule, change, check_change, check_ends
 
 QUANTITIES = ("velocity", "x_1", "x_0", "score")
 
@@ -170,6 +171,80 @@ class GeodesicPath:
         to_end = self.manifold.log(x_t, torch.where(early, x_1, x_0))
         left = torch.where(early, 1 - alpha, -alpha)  # what is left of the way, or behind
         return PathSample(x_t, rate / left * to_end, x_0, x_1, time.reshape(time.shape[:1]))
+
+
+def reschedule(velocity, old: Schedule, new: Schedule):
+    """The velocity of the path with schedule `new` from one learned on `old`: u~_r(x) = s'/s x + s t' u_t(x/s).
+
+    t and s, at time r, are those of `schedules.change`, and t', s' their derivatives in r (Shaul et al. 2023, "Bespoke
+    Solvers for Generative Flow Models", on scale-time transformations). Both flows lead from the same noise to the same
+    data; what few steps of a solver make of them differs. Exact for every marginal velocity u of an `AffinePath`.
+
+    velocity: a callable (x, t, **condition). old, new: schedules, `old` with `inverse_log_snr`. Returns a velocity
+    (x, r, **condition), which calls it once. A network (nn.Module) becomes one, rowwise if it is. Raises TypeError or
+    ValueError for anything else, and ValueError at a time r where t' is infinite, as there u alone does not say what u~
+    is: r = 0 if alpha'_0 = 0 in `old`, as with `Polynomial(3)`, and alpha~'_0 > 0; r = 1 if sigma~'_1 is infinite, as
+    with `VariancePreserving`, and sigma'_1 is not. (On an accelerator, where no value is read, the result is then NaN.)
+    'euler' and 'midpoint' do not look at the end r = 1; `sample(..., t=(1e-3, 1.0))` begins after r = 0.
+
+    >>> from fmlib.schedules import Cosine
+    >>> u = lambda x, t: -x / (1 - t)  # all data at 0, on the straight path
+    >>> reschedule(u, CondOT(), Cosine())(torch.ones(1, 1), 0.5)  # -pi/2 x tan(pi/4)
+    tensor([[-1.5708]])
+    """
+    if not callable(velocity):
+        raise TypeError(f"velocity must be a callable (x, t), got {type(velocity).__name__}")
+    check_change(old, new)
+    if isinstance(velocity, nn.Module):
+        return velocity if old == new else _Rescheduled(velocity, old, new)
+
+    def rescheduled(x: Tensor, t: float | Tensor, **condition) -> Tensor:
+        return _rescheduled(velocity, old, new, x, t, condition)
+
+    rescheduled.rowwise = _validate.is_rowwise(velocity)
+    return velocity if old == new else rescheduled
+
+
+class _Rescheduled(nn.Module):
+    """A network on another schedule. What it promises of its rows, its network promises."""
+
+    def __init__(self, network: nn.Module, old: Schedule, new: Schedule):
+        super().__init__()
+        self.network, self.settings = network, (old, new)
+        self.rowwise, self.training = _validate.is_rowwise(network), network.training
+
+    def forward(self, x: Tensor, t: float | Tensor, **condition) -> Tensor:
+        return _rescheduled(self.network, *self.settings, x, t, condition)
+
+
+def _rescheduled(velocity, old: Schedule, new: Schedule, x: Tensor, r: float | Tensor, condition: dict) -> Tensor:
+    r = _validate.time(r, in_float64(x))
+    t, s = change(old, new, r)
+    w, v, rise, growth = _rates(old, t)
+    w_new, v_new, rise_new, growth_new = _rates(new, r)
+    # w is the rate of the log-ratio times alpha sigma; v = sigma w is finite where w is not
+    speed = torch.where(w.isinf(), v_new / (s**3 * v), w_new / (s**2 * w))
+    if r.device.type == "cpu" and not torch.compiler.is_compiling() and not (finite := speed.isfinite()).all():
+        where = r.detach()[~finite].flatten()[0].item()
+        raise ValueError(f"the velocity on {new} has no finite limit from {old} at t = {where:g}: keep t away from it")
+    scale = growth_new / rise_new - speed * growth / rise  # s'/s
+    u = velocity(x / s.to(x.dtype), t.to(x.dtype).reshape(t.shape[:1]), **condition)
+    if not isinstance(u, Tensor) or u.shape != x.shape:
+        came = tuple(u.shape) if isinstance(u, Tensor) else type(u).__name__
+        raise ValueError(f"velocity must return a tensor of shape {tuple(x.shape)}, got {came}")
+    return scale.to(x.dtype) * x + (s * speed).to(x.dtype) * u.to(x.dtype)
+
+
+def _rates(schedule: Schedule, t: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """w = alpha' sigma - sigma' alpha and v = sigma w, as in `_table`; |(alpha, sigma)|^2, and half its derivative."""
+    alpha, sigma, d_alpha, product = (
+        schedule.alpha(t),
+        schedule.sigma(t),
+        schedule.d_alpha(t),
+        schedule.sigma_d_sigma(t),
+    )
+    w = d_alpha * sigma - schedule.d_sigma(t) * alpha
+    return w, d_alpha * sigma**2 - product * alpha, alpha**2 + sigma**2, alpha * d_alpha + product
 
 
 def _table(schedule: Schedule, t: Tensor) -> dict[tuple[str, str], tuple]:

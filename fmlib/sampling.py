@@ -44,6 +44,7 @@ def sample(
     - a fixed-step method: 'euler', 'midpoint', 'heun', 'rk4';
     - an adaptive one: 'dopri5', 'dopri8', 'bosh3', 'adaptive_heun', or with options `solvers.dopri5(rtol=1e-8)`;
     - `solvers.maruyama(score, noise, generator)`, which adds noise; the score is given the same condition;
+    - `solvers.flow_map`, for a network of average velocities, network(x, t, s=s, **condition): one call a step;
     - on a manifold, `solvers.projected("midpoint", project=Sphere().project)` or `solvers.geodesic(Sphere())`;
     - your own step, a function (velocity, x, t, s) -> x that moves x from time t to time s, both 0-d tensors.
     t: two different times in [0, 1]; t=(1, 0) runs back to the source.
@@ -104,6 +105,37 @@ def sample(
     return Trajectory(times[::every], points, nfe) if return_path else points
 
 
+def average_velocity(velocity, x: Tensor, t: float | Tensor, s: float | Tensor, steps: int = 20, **condition) -> Tensor:
+    """(X_s - x) / (s - t) for the solution X of dx/dt = velocity(x, t) with X_t = x: what a flow map's network learns.
+
+    (Geng et al. 2025, "Mean Flows for One-step Generative Modeling", equation 3.) A mean over `steps` equal steps of
+    the classical Runge-Kutta method, so nothing is divided by s - t and at s = t it is the velocity itself.
+    Differentiable in x, t and s, and in whatever the velocity depends on, by backward and forward mode; the error falls
+    as steps^-4.
+
+    velocity: a callable (x, t, **condition). x: (batch, *dims), float32 or float64. t, s: numbers, () or (batch,), with
+    0 <= t <= s <= 1. Returns a tensor like x. Raises TypeError or ValueError for anything else.
+
+    >>> average_velocity(lambda x, t: x, torch.ones(1, 1), 0.0, 1.0)  # (e - 1) / 1
+    tensor([[1.7183]])
+    """
+    start, end = _validate.span(t, s, _validate.state("x", x))
+    steps = _validate.count("steps", steps)
+    field, h, total = solvers.Field(velocity, x.shape, condition), (end - start) / steps, torch.zeros_like(x)
+
+    def u(y: Tensor, k: float) -> Tensor:
+        moment = torch.lerp(start, end, k / steps)
+        return field(y, moment.reshape(moment.shape[:1]))
+
+    for k in range(steps):
+        first = u(x, k)
+        second = u(x + h / 2 * first, k + 0.5)
+        third = u(x + h / 2 * second, k + 0.5)
+        mean = (first + 2 * second + 2 * third + u(x + h * third, k + 1)) / 6
+        x, total = x + h * mean, total + mean
+    return total / steps
+
+
 def _times(steps, t, x_0: Tensor, differentiable: bool) -> Tensor:
     """The times between the steps, in the format and on the device of `x_0`: an equal grid, or the one that came."""
     start, end = _validate.times(t, x_0.dtype)
@@ -137,8 +169,7 @@ def is_rowwise(velocity) -> bool:
     done at every time; `parameters()` then tells its width. A subclass, whose `forward` may do anything, must say so
     anew. An nn.Module promises besides that it keeps the graph from x to its result, and differentiates nothing itself.
     """
-    said = "rowwise" in vars(type(velocity)) or "rowwise" in getattr(velocity, "__dict__", {})
-    return said and velocity.rowwise is True
+    return _validate.is_rowwise(velocity)
 
 
 def is_rowwise_network(velocity) -> bool:

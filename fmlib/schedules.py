@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid, softplus
 
+from fmlib import _validate
+
 
 @dataclass(frozen=True)
 class Schedule:
@@ -211,3 +213,34 @@ def check_ends(schedule: Schedule) -> None:
     ]:
         if not abs(value - expected) <= 1e-12:
             raise ValueError(f"{schedule} has {name} = {value:g}, but a schedule needs {name} = {expected}")
+
+
+def change(old: Schedule, new: Schedule, r: Tensor) -> tuple[Tensor, Tensor]:
+    """The time t and the scale s with which the path of `new` at time r is s times the path of `old` at time t.
+
+    With alpha~, sigma~ of `new`: alpha~_r = s alpha_t and sigma~_r = s sigma_t, so both have one signal-to-noise ratio,
+    and s = |(alpha~_r, sigma~_r)| / |(alpha_t, sigma_t)|, which is 0/0 nowhere (the scale-time transformations of Shaul
+    et al. 2023, "Bespoke Solvers for Generative Flow Models"). `paths.reschedule` samples with it.
+
+    r: a floating tensor of times in [0, 1]; t and s have its shape and dtype. Raises TypeError or ValueError for any
+    other, for a schedule whose ends do not meet, and for an `old` without `inverse_log_snr`.
+
+    >>> change(CondOT(), Cosine(), torch.tensor([0.0, 0.5, 1.0]))
+    (tensor([0.0000, 0.5000, 1.0000]), tensor([1.0000, 1.4142, 1.0000]))
+    """
+    check_change(old, new)
+    if not isinstance(r, Tensor):
+        raise TypeError(f"r must be a torch.Tensor, got {type(r).__name__}")
+    _validate.time(r.flatten(), r.reshape(-1, 1), "r")
+    t = torch.where((r == 0) | (r == 1), r, old.inverse_log_snr(new.log_snr(r)).clamp(0, 1))  # the ends meet exactly
+    return t, torch.hypot(new.alpha(r), new.sigma(r)) / torch.hypot(old.alpha(t), old.sigma(t))
+
+
+def check_change(old: Schedule, new: Schedule) -> None:
+    """Raise TypeError or ValueError unless the path of `old` can be run on the schedule `new`."""
+    for schedule in (old, new):
+        if not isinstance(schedule, Schedule):
+            raise TypeError(f"old and new must be schedules, got {schedule!r}"[:200])
+        check_ends(schedule)
+    if not callable(getattr(old, "inverse_log_snr", None)):
+        raise ValueError(f"old must have inverse_log_snr, by which a time is found for its ratio, and {old} has none")

@@ -35,10 +35,10 @@ class Field:
             raise TypeError(f"{name} must be a callable (x, t), got {type(function).__name__}")
         self.function, self.shape, self.condition, self.name, self.calls = function, shape, condition, name, 0
 
-    def __call__(self, x: Tensor, t: Tensor) -> Tensor:
+    def __call__(self, x: Tensor, t: Tensor, **second) -> Tensor:
         self.calls += 1
         try:
-            value = self.function(x, t, **self.condition)
+            value = self.function(x, t, **second, **self.condition)
         except RuntimeError as error:
             if "type" in str(error):  # "must have the same dtype", "expected scalar type", "Input type"
                 _explain_formats(self.function, x)
@@ -114,6 +114,24 @@ FIXED = {"euler": euler, "midpoint": midpoint, "heun": heun, "rk4": rk4}
 # What each evaluation within a step contributes to the step: x <- x + h sum_j w_j u_j
 WEIGHTS = {"euler": (1.0,), "midpoint": (0.0, 1.0), "heun": (0.5, 0.5), "rk4": (1 / 6, 1 / 3, 1 / 3, 1 / 6)}
 EVALUATIONS = {name: len(weights) for name, weights in WEIGHTS.items()}
+
+
+def flow_map(velocity: Velocity, x: Tensor, t: Tensor, s: Tensor) -> Tensor:
+    """x + (s - t) u(x, t, s), with a network u of average velocities: one evaluation, and no error of its own.
+
+    velocity: called as (x, t, s=s), it returns the mean of the velocity on the way from x at time t to time s (Geng et
+    al. 2025, "Mean Flows for One-step Generative Modeling", equation 12), as `models.MLP(..., until=True)` does once it
+    is trained with `objectives.MeanFlow` or `Shortcut`. Forward in time only. Raises ValueError for a velocity without
+    a second time.
+
+    >>> u = lambda x, t, s: x * torch.expm1(s - t) / (s - t)  # dx/dt = x
+    >>> follow(flow_map, u, torch.ones(1, 1), torch.tensor([0.0, 1.0]))  # e
+    tensor([[2.7183]])
+    """
+    return _moved(x, s - t, _validate.average(velocity, x, t, s, {}))
+
+
+flow_map.rowwise = flow_map.forward_only = True
 
 
 def maruyama(score, noise: float | Callable[[Tensor], Tensor] = 1.0, generator: torch.Generator | None = None) -> Step:
