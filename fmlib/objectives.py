@@ -81,7 +81,8 @@ class MeanFlow:
 
     def __call__(self, network, batch: Batch) -> Tensor:
         _check_features(network, self.highest)
-        (x, t, s, v, condition), rest = _split(self.path, batch, self.share)
+        t, drawn = _drawn(batch, self.share)
+        (x, t, s, v, condition), rest = _split(self.path, batch, t, t + (1 - t) * drawn)
 
         def u(x: Tensor, t: Tensor) -> Tensor:
             return _average(network, x, t, s, condition)
@@ -99,7 +100,7 @@ class Shortcut:
     and the network itself in place of its average.) a = u_theta(X_t, t, m) and b = u_theta(X_t + (m - t) a, m, s), with
     m = (t + s)/2, so that one jump does what two of half its length do. sg: no gradient passes.
 
-    path: affine. share: of the rows, which draw s uniformly from [t, 1] and learn a jump; the others have s = t, where
+    path: affine. share: of the rows, which learn a jump from t to s, of uniform length; the others have s = t, where
     this is `VelocityMatching`. Raises TypeError or ValueError for anything else, and ValueError for a network without a
     second time.
 
@@ -116,7 +117,8 @@ class Shortcut:
         _check_jumps(self.path, self.share)
 
     def __call__(self, network, batch: Batch) -> Tensor:
-        (x, t, s, _, condition), rest = _split(self.path, batch, self.share)
+        t, length = _drawn(batch, self.share)
+        (x, t, s, _, condition), rest = _split(self.path, batch, (1 - length) * t, (1 - length) * t + length)
         with torch.no_grad():
             m = torch.lerp(t, s, 0.5)
             first = _average(network, x, t, m, condition)
@@ -136,15 +138,21 @@ class _Rows(NamedTuple):
     condition: dict[str, Tensor]
 
 
-def _split(path: AffinePath, batch: Batch, share: float) -> tuple[_Rows, _Rows]:
-    """The first `share` of the rows, at least one, with s drawn from [t, 1], and the others, with s = t."""
-    point, t, n = path.sample(batch.x_0, batch.x_1, batch.t), batch.t, max(1, round(share * len(batch.t)))
-    ahead = torch.rand(n, generator=batch.generator, device=t.device, dtype=t.dtype)
-    s = torch.cat([t[:n] + (1 - t[:n]) * ahead, t[n:]])
+def _split(path: AffinePath, batch: Batch, t: Tensor, s: Tensor) -> tuple[_Rows, _Rows]:
+    """The first rows of the batch, with the times t and s, and the others, with their own time as both."""
+    n, condition = len(t), batch.condition
+    t, s = torch.cat([t, batch.t[n:]]), torch.cat([s, batch.t[n:]])
+    point = path.sample(batch.x_0, batch.x_1, t)
     return tuple(
-        _Rows(point.x_t[i], t[i], s[i], point.velocity[i], {name: value[i] for name, value in batch.condition.items()})
+        _Rows(point.x_t[i], t[i], s[i], point.velocity[i], {name: value[i] for name, value in condition.items()})
         for i in (slice(n), slice(n, None))
     )
+
+
+def _drawn(batch: Batch, share: float) -> tuple[Tensor, Tensor]:
+    """The times of the first `share` of the rows, at least one, and as many numbers from [0, 1]."""
+    t = batch.t[: max(1, round(share * len(batch.t)))]
+    return t, torch.rand(t.shape, generator=batch.generator, device=t.device, dtype=t.dtype)
 
 
 def _average(network, x: Tensor, t: Tensor, s: Tensor, condition: dict[str, Tensor]) -> Tensor:
