@@ -124,7 +124,10 @@ rescheduled = Function(
         _CHANGE.format("x * (1 / scale)", "u(there, t) * (scale * dt)", "x * dscale / scale"),
     ),
     other_wrongs=(
-        (_CHANGE.format(_THERE, _MOVING, _GROWING).replace("moving + growing", "moving - growing"), "sign"),
+        (
+            _CHANGE.format(_THERE, _MOVING, _GROWING).replace("moving + growing", "moving - growing"),
+            "sign of the growth",
+        ),
         ("def answer(u, x, t, dt, scale, dscale):\n    return x", "expected is"),
     ),
 )
@@ -173,8 +176,8 @@ below_optimum = Choice(
     task="predict",
     question=(
         "The mean transport cost $\\mathbb E\\|X_1-X_0\\|^2$ of the exact flow's pairs is 0.83, and they happen to be "
-        "the cheapest pairs of these two laws. After the reflow the new network carries fresh noise to its ends at a "
-        "cost of 0.79. What does that say?"
+        "the cheapest pairs of these two laws (as you will see). After the reflow the new network carries fresh noise "
+        "to its ends at a cost of less than 0.8. What does that say?"
     ),
     options={
         "a": (
@@ -195,7 +198,7 @@ below_optimum = Choice(
     after="Then open the box.",
     why=(
         "Whoever pays less than the least cost between $p$ and $q$ delivers somewhere else. By the triangle inequality "
-        "for the Wasserstein distance the new law is at least $\\sqrt{0.83}-\\sqrt{0.79}$ away from $q$. A regression "
+        "for the Wasserstein distance the new law is at least $\\sqrt{0.83}-\\sqrt{0.8}$ away from $q$. A regression "
         "shrinks what it cannot resolve towards its mean, and every generation of reflow adds such an error; a cost "
         "below the optimum is its symptom."
     ),
@@ -442,8 +445,8 @@ smaller_loss = Choice(
     number="9.6",
     task="predict",
     question=(
-        "Two runs of the next cell differ in the width of their kernel alone. At the end of training one has a loss of "
-        "0.0025, the other one of 0.018. Which of them makes the better samples?"
+        "Two runs of the next cell both begin at one cluster, and differ in the width of their kernel alone. At the "
+        "end of training one has a loss of 0.0025, the other one of 0.018. Which of them makes the better samples?"
     ),
     options={
         "a": (
