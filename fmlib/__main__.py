@@ -12,9 +12,10 @@ import torch
 from torch import Tensor, nn
 
 import fmlib
-from fmlib import _validate, checkpoints, datasets, devices, evaluation, guidance, models, objectives, training
+from fmlib import _validate, checkpoints, datasets, devices, evaluation, guidance, models, objectives, paths, training
 from fmlib.evaluation import say
 from fmlib.runs import Checkpoints
+from fmlib.schedules import CondOT, Cosine, Polynomial, VariancePreserving
 
 
 class Recipe(NamedTuple):
@@ -28,6 +29,18 @@ class Recipe(NamedTuple):
 
 DIGITS = Recipe(3500, 128, 4e-3, "float32")
 IMAGES = Recipe(2000, 128, 1e-3, "auto")
+# By the names of the command line. What learns to jump has large gradients now and then, which are clipped.
+OBJECTIVES = {
+    "velocity": (objectives.VelocityMatching(), None),
+    "mean-flow": (objectives.MeanFlow(), 1.0),
+    "shortcut": (objectives.Shortcut(), 1.0),
+}
+SCHEDULES = {
+    "cond-ot": CondOT(),
+    "cosine": Cosine(),
+    "polynomial": Polynomial(),
+    "variance-preserving": VariancePreserving(),
+}
 
 
 def train(options: argparse.Namespace) -> None:
@@ -37,11 +50,15 @@ def train(options: argparse.Namespace) -> None:
     loaded = evaluation.load(options.data, options.split)
     if options.label_dropout and not loaded.classes:
         raise ValueError(f"--label-dropout is for data with classes, and {options.data} has none")
+    if options.objective == "mean-flow" and loaded.train.x.ndim > 2:
+        raise ValueError(
+            "--objective mean-flow is for digits: torch does not differentiate a U-Net's attention forward"
+        )
     folder = Path(options.out)
     folder.mkdir(parents=True, exist_ok=True)
     with devices.group(device) as world:
         labels = [*loaded.classes, "no label"] if options.label_dropout else loaded.classes
-        network = evaluation.network(loaded._replace(classes=labels))
+        network = evaluation.network(loaded._replace(classes=labels), until=options.objective != "velocity")
         if world.rank == 0:
             _introduce(options.data, loaded, models.parameter_count(network), recipe.steps)
         start = time.perf_counter()
@@ -70,6 +87,8 @@ def _checked(options: argparse.Namespace) -> tuple[Recipe, torch.device]:
         _validate.count(name, value)
     _validate.positive("learning_rate", recipe.learning_rate)
     objectives.LabelDropout(options.label_dropout, null=0)
+    if options.label_dropout and options.objective != "velocity":
+        raise ValueError(f"--label-dropout is for guidance, which flow maps do not know, got {options.objective}")
     device = devices.device_of(options.device)
     devices.precision_of(recipe.precision, device)
     return recipe, device
@@ -89,7 +108,9 @@ def _fit(network: nn.Module, loaded: evaluation.Data, recipe: Recipe, options: a
         before = checkpoints.read(options.out).record["about"].get("data")
         if before not in evaluation.NAMED:  # a folder may have moved: the images themselves are compared
             about["data"] = before
-    loss = objectives.VelocityMatching()
+    loss, clip = OBJECTIVES[options.objective]
+    if options.objective != "velocity":
+        about["objective"] = options.objective
     if options.label_dropout:
         about["label_dropout"] = options.label_dropout
         loss = objectives.LabelDropout(options.label_dropout, null=len(loaded.classes))
@@ -98,6 +119,7 @@ def _fit(network: nn.Module, loaded: evaluation.Data, recipe: Recipe, options: a
         loaded.train.x,
         loss=loss,
         **recipe._asdict(),
+        clip=clip,
         compile=options.compile,
         seed=options.seed,
         device=options.device,
@@ -110,14 +132,15 @@ def sample(options: argparse.Namespace) -> None:
     """Draw n images from the checkpoint in `run` into `out`: `.npz` with x and labels y, if any, or a `.png` grid."""
     n, label, path = options.n, options.label, Path(options.out)
     _validate.count("n", n)
-    _validate.count("steps", options.steps)
+    if options.steps is not None:
+        _validate.count("steps", options.steps)
     _validate.choice("kind of output file", path.suffix, (".npz", ".png"))
     if not options.run:
         raise ValueError("run must name the folder of a checkpoint, got ''")
     model, about = checkpoints.load(options.run)
     if "data" not in about:
         raise ValueError(f"{options.run} holds another model than those that `train` makes: {model.config}")
-    classes, seed, guided = model.config["classes"], options.seed, _guided(model, about, options)
+    classes, seed, followed = model.config["classes"], options.seed, _followed(model, about, options)
     if about.get("label_dropout"):
         classes -= 1  # the last label says that there is none
     if label is not None:
@@ -129,7 +152,7 @@ def sample(options: argparse.Namespace) -> None:
     y = n
     if classes:
         y = torch.arange(n) % classes if label is None else torch.full((n,), label)
-    x = evaluation.draw(model, y, seed, options.steps, **guided)
+    x = evaluation.draw(model, y, seed, options.steps, followed)
     path.parent.mkdir(parents=True, exist_ok=True)
     with checkpoints.replacing(path) as temporary:
         if path.suffix == ".npz":
@@ -139,16 +162,23 @@ def sample(options: argparse.Namespace) -> None:
     say(f"wrote {n} samples to {path}")
 
 
-def _guided(model: nn.Module, about: dict, options: argparse.Namespace) -> dict:
-    """What `evaluation.draw` is to follow in place of the model: the model guided, or nothing."""
-    if options.guidance is None:
-        if options.guidance_interval is not None:
-            raise ValueError("--guidance-interval needs a weight: --guidance W")
-        return {}
-    if not about.get("label_dropout"):
-        raise ValueError(f"{options.run} was trained without --label-dropout, so it knows no velocity without a label")
-    interval = tuple(options.guidance_interval or (0.0, 1.0))
-    return {"velocity": guidance.classifier_free(model, options.guidance, model.config["classes"] - 1, interval)}
+def _followed(model: nn.Module, about: dict, options: argparse.Namespace) -> nn.Module | None:
+    """What `evaluation.draw` is to follow in place of the model: it guided, on another schedule, both, or neither."""
+    velocity = None
+    if options.guidance is not None:
+        if not about.get("label_dropout"):
+            raise ValueError(
+                f"{options.run} was trained without --label-dropout, so it knows no velocity without a label"
+            )
+        interval = tuple(options.guidance_interval or (0.0, 1.0))
+        velocity = guidance.classifier_free(model, options.guidance, model.config["classes"] - 1, interval)
+    elif options.guidance_interval is not None:
+        raise ValueError("--guidance-interval needs a weight: --guidance W")
+    if options.schedule is None:
+        return velocity
+    if evaluation.is_flow_map(model):
+        raise ValueError(f"--schedule is for velocities, and {options.run} holds a flow map, which jumps")
+    return paths.reschedule(model if velocity is None else velocity, CondOT(), SCHEDULES[options.schedule])
 
 
 def _write_arrays(path: Path, arrays: dict[str, Tensor]) -> None:
@@ -190,6 +220,8 @@ def parser() -> argparse.ArgumentParser:
     for field, usual in zip(Recipe._fields, zip(DIGITS, IMAGES, strict=True), strict=True):
         option = "--" + field.replace("_", "-")
         one.add_argument(option, type=type(usual[0]), help=both(*usual))
+    learned = "what the network learns: a velocity, or a flow map, which samples in 1 to 4 steps (default %(default)s)"
+    one.add_argument("--objective", choices=OBJECTIVES, default="velocity", help=learned)
     dropped = "probability of hiding a row's label, so that `sample --guidance` works (default %(default)s)"
     one.add_argument("--label-dropout", type=float, default=0.0, metavar="P", help=dropped)
     one.add_argument("--compile", action="store_true", help="let torch.compile rewrite the network")
@@ -206,7 +238,10 @@ def parser() -> argparse.ArgumentParser:
     two.add_argument("--label", type=int, help=f"{alone} drawn with one seed can be joined")
     two.add_argument("--out", required=True, help="x.npz with arrays x and y, or x.png with a grid")
     two.add_argument("--seed", type=int, default=0, help="of the noise, together with --label (default %(default)s)")
-    two.add_argument("--steps", type=int, default=25, help="midpoint steps (default %(default)s)")
+    steps = "midpoint steps (default {}), or jumps of a flow map (default {})"
+    two.add_argument("--steps", type=int, help=steps.format(evaluation.MIDPOINTS, evaluation.JUMPS))
+    changed = "follow the path of another schedule than the one that was trained on, cond-ot"
+    two.add_argument("--schedule", choices=SCHEDULES, help=changed)
     weight = "classifier-free guidance by the weight W: 1 is none, more leans towards the label"
     two.add_argument("--guidance", type=float, metavar="W", help=weight)
     times = "guide from time A to time B only (default: 0 1)"

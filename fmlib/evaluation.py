@@ -14,10 +14,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from fmlib import _validate, checkpoints, datasets, metrics, models, sampling, training
+from fmlib import _validate, checkpoints, datasets, metrics, models, sampling, solvers, training
 
 NAMED = {"digits": datasets.digits, "mnist": datasets.mnist, "fashion-mnist": datasets.fashion_mnist}
 DRAWS = 4  # digits scored for each training label: with one, chance alone moves the energy distance by a tenth
+MIDPOINTS, JUMPS = 25, 4  # steps from noise to image, of a velocity and of a flow map
 SCORED = 500  # images drawn to be scored, for larger sets
 COMPARED = 5000  # real images that teach the judge of labels
 APART = 1000  # held-out images in an energy distance, whose cost grows with the square
@@ -91,16 +92,27 @@ def _divided(all: datasets.Labelled) -> tuple[datasets.Labelled, datasets.Labell
     return datasets.Labelled(all.x[~held_out], all.y[~held_out]), datasets.Labelled(all.x[held_out], all.y[held_out])
 
 
-def network(data: Data) -> nn.Module:
+def network(data: Data, until: bool = False) -> nn.Module:
     """A network for such images, with their classes, if any: `ResidualMLP` for rows (N, d), `UNet` for pictures.
+
+    until: for a flow map, which is called with a second time.
 
     >>> type(network(load("digits"))).__name__
     'ResidualMLP'
     """
     shape, classes = data.train.x.shape[1:], len(data.classes) or None
     if len(shape) == 1:
-        return models.ResidualMLP(*shape, classes=classes)
-    return models.UNet(tuple(shape), classes=classes)
+        return models.ResidualMLP(*shape, classes=classes, until=until)
+    return models.UNet(tuple(shape), classes=classes, until=until)
+
+
+def is_flow_map(model: nn.Module) -> bool:
+    """Whether the network has a second time, so that `draw` makes it jump.
+
+    >>> is_flow_map(models.MLP(dim=2)), is_flow_map(models.MLP(dim=2, until=True))
+    (False, True)
+    """
+    return bool(model.config.get("until"))
 
 
 def say(line: str, stream=None) -> None:
@@ -131,11 +143,12 @@ def report(folder: Path, data: str, loaded: Data, result: training.Fit, seed: in
     say(f"wrote {folder / checkpoints.LATEST} and {folder / 'samples.png'}")
 
 
-def draw(model: nn.Module, labels: Tensor | int, seed: int, steps: int = 25, velocity=None) -> Tensor:
-    """Draw one image for each of `labels`, or that many without labels, with the midpoint method; on the CPU.
+def draw(model: nn.Module, labels: Tensor | int, seed: int, steps: int | None = None, velocity=None) -> Tensor:
+    """Draw one image for each of `labels`, or that many without labels; on the CPU.
 
-    velocity: what is followed in place of the model, such as the model guided. The noise depends on the seed and the
-    number alone: images of one seed, whatever their labels, begin alike.
+    steps: of the midpoint method, by default 25, or jumps of a flow map, by default 4. velocity: what is followed in
+    place of the model, such as the model guided. The noise depends on the seed and the number alone: images of one
+    seed, whatever their labels, begin alike.
 
     >>> draw(models.MLP(dim=2), 5, seed=0, steps=1).shape
     torch.Size([5, 2])
@@ -145,8 +158,10 @@ def draw(model: nn.Module, labels: Tensor | int, seed: int, steps: int = 25, vel
     condition = {} if isinstance(labels, int) else {"label": labels.to(device)}
     noise = torch.randn(n, *shape_of(model), generator=torch.Generator().manual_seed(seed))
     precision = "auto" if isinstance(model, models.UNet) else "float32"
-    velocity = model if velocity is None else velocity
-    return sampling.sample(velocity, noise.to(device), steps=steps, precision=precision, **condition).cpu()
+    jumps = is_flow_map(model) and velocity is None
+    options = {"method": solvers.flow_map if jumps else "midpoint", "precision": precision}
+    options["steps"] = steps or (JUMPS if jumps else MIDPOINTS)
+    return sampling.sample(model if velocity is None else velocity, noise.to(device), **options, **condition).cpu()
 
 
 def seed_of(seed: int, label: int) -> int:

@@ -81,6 +81,81 @@ def test_train_writes_a_checkpoint_and_a_picture_and_prints_its_scores(tmp_path,
     assert cli.main(["sample", str(tmp_path), "--n", "2", "--steps", "1", "--out", str(tmp_path / "x.npz")]) == 0
 
 
+@pytest.mark.parametrize("objective", ["mean-flow", "shortcut"])
+def test_train_a_flow_map_and_sample_it_in_one_step(objective, tmp_path, capsys, monkeypatch):
+    command = ["train", "digits", "--objective", objective, "--out", str(tmp_path), "--steps", "3", "--device", "cpu"]
+    assert cli.main(command) == 0
+    model, about = checkpoints.load(tmp_path)
+    assert evaluation.is_flow_map(model) and about["objective"] == objective and about["training"]["clip"] == 1.0
+    assert about["metrics"]["held_out_images_recognised"] > 0.95 and size(tmp_path / "samples.png") == (900, 480)
+    calls, forward = [], ResidualMLP.forward
+
+    def counted(self, x, t, label=None, s=None):
+        calls.append((float(t), float(s)))
+        return forward(self, x, t, label, s)
+
+    monkeypatch.setattr(ResidualMLP, "forward", counted)
+    out = tmp_path / "x.npz"
+    for steps, expected in ([], [0, 0.25, 0.5, 0.75, 1]), (["--steps", "1"], [0, 1]), (["--steps", "2"], [0, 0.5, 1]):
+        assert cli.main(["sample", str(tmp_path), "--n", "20", *steps, "--out", str(out)]) == 0
+        assert calls == list(zip(expected, expected[1:], strict=False))
+        calls.clear()
+    assert np.load(out)["x"].shape == (20, 64) and np.load(out)["y"].tolist() == 2 * list(range(10))
+    capsys.readouterr()
+    assert cli.main([*command[:-4], "--steps", "5", "--objective", "velocity", "--resume"]) == 2
+    assert "holds a run of other options: clip was 1.0, is None" in capsys.readouterr().err
+    assert cli.main(["sample", str(tmp_path), "--schedule", "cosine", "--out", str(out)]) == 2
+    assert "--schedule is for velocities, and" in capsys.readouterr().err
+
+
+def test_sample_on_another_schedule(tmp_path):
+    """As the formula does it with the derivatives of sine and cosine."""
+    model = ResidualMLP(64, 16, 1, classes=10).eval()
+    for p in model.parameters():
+        p.data.add_(0.05 * torch.randn_like(p))
+    command, drawn = (
+        ["sample", str(digits_run(tmp_path / "run", model)), "--n", "20", "--out", str(tmp_path / "x.npz"), "--steps"],
+        {},
+    )
+    for name, options in {"none": [], "same": ["--schedule", "cond-ot"], "cosine": ["--schedule", "cosine"]}.items():
+        assert cli.main([*command, "3", *options]) == 0
+        drawn[name] = torch.from_numpy(np.load(tmp_path / "x.npz")["x"])
+
+    def cosine(x, r):
+        angle = torch.pi / 2 * r
+        scale = angle.sin() + angle.cos()
+        t = angle.sin() / scale
+        rate = torch.pi / 2 * (angle.cos() - angle.sin()) / scale
+        return rate * x + scale * torch.pi / 2 / scale**2 * model(x / scale, t, label=torch.arange(20) % 10)
+
+    noise = torch.randn(20, 64, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        expected = fmlib.sample(cosine, noise, steps=3)
+    torch.testing.assert_close(drawn["cosine"], expected, atol=1e-4, rtol=1e-4)
+    assert torch.equal(drawn["none"], drawn["same"]) and (drawn["none"] - expected).abs().max() > 1e-3
+    for name in ("polynomial", "variance-preserving"):
+        assert (
+            cli.main([*command, "2", "--schedule", name]) == 0 and np.isfinite(np.load(tmp_path / "x.npz")["x"]).all()
+        )
+
+
+def test_mean_flow_is_not_for_pictures(tmp_path, capsys, monkeypatch):
+    mnist_test(monkeypatch)
+    pictures = ["train", "mnist", "--split", "test", "--objective", "mean-flow", "--out", str(tmp_path)]
+    assert cli.main(pictures) == 2
+    assert "does not differentiate a U-Net's attention forward" in capsys.readouterr().err
+
+
+def test_what_a_flow_map_of_the_command_line_cannot_do(tmp_path, capsys):
+    guided = ["train", "digits", "--out", str(tmp_path), "--objective", "shortcut", "--label-dropout", "0.1"]
+    assert cli.main(guided) == 2
+    assert "--label-dropout is for guidance, which flow maps do not know, got shortcut" in capsys.readouterr().err
+    for command in (["train", "digits", "--objective", "one-step"], ["sample", "runs", "--schedule", "linear"]):
+        with pytest.raises(SystemExit):
+            cli.main([*command, "--out", str(tmp_path / "x.png")])
+        assert "invalid choice" in capsys.readouterr().err
+
+
 def test_perfect_samples_would_score_as_real_digits():
     real, held_out = datasets.digits("train"), datasets.digits("test")
     scores = evaluation.score(real.x, real.y, real, held_out)
