@@ -14,6 +14,7 @@ from fmlib.exercises import (
     basics,
     bregman,
     couplings,
+    faster,
     gaussian,
     geometry,
     guidance,
@@ -33,9 +34,10 @@ TITLES = {
     "guidance": "Conditioning and guidance",
     "couplings": "Data couplings",
     "geometry": "Geometry",
+    "faster": "Faster sampling",
 }
-__all__ = ["____", "Exercise", "Outcome", "basics", "bregman", "couplings", "gaussian", "geometry", "guidance"]
-__all__ += ["kinetic", "marginalization"]
+__all__ = ["____", "Exercise", "Outcome", "basics", "bregman", "couplings", "faster", "gaussian", "geometry"]
+__all__ += ["guidance", "kinetic", "marginalization"]
 __all__ += ["every", "progress", "progress_line", "reveal", "solved", "written"]
 
 

@@ -326,6 +326,15 @@ def test_sliders_over_integers_and_numbers():
 
 DATA = normal(30, 2, dtype=torch.float32)
 RUNS = {name: 0.3 * normal(11, 12, 2, seed=k) for k, name in enumerate(["premetric", "straight"])}
+GRIDS = {"even": lambda n: torch.linspace(0, 1, n + 1), "late": lambda n: torch.linspace(0, 1, n + 1).sqrt()}
+
+
+def turning(x, t):
+    return torch.stack([-x[:, 1], x[:, 0]], 1)
+
+
+def half(x, t):
+    return turning(x, t) / 2
 
 
 @pytest.mark.parametrize(
@@ -339,8 +348,19 @@ RUNS = {name: 0.3 * normal(11, 12, 2, seed=k) for k, name in enumerate(["premetr
         lambda: explorers.guidance.weight(LabelledMixture(skew_mixture(), torch.tensor([0, 1, 0])), y=1),
         lambda: explorers.couplings.source_noise(0.6),
         lambda: explorers.geometry.obstacle(RUNS, normal(20, 20).abs(), ((0.0, -1.0), (0.0, 0.3))),
+        lambda: explorers.faster.few_steps({"u": turning, "slow": half}, GRIDS, DATA, 2 * DATA, most=3),
     ],
-    ids=["path", "posterior", "posterior of three", "target", "coupling", "weight", "noise of the source", "obstacle"],
+    ids=[
+        "path",
+        "posterior",
+        "posterior of three",
+        "target",
+        "coupling",
+        "weight",
+        "noise of the source",
+        "obstacle",
+        "few steps",
+    ],
 )
 def test_the_explorers_draw_at_both_ends_of_every_slider(make):
     explorer = make()
@@ -369,3 +389,19 @@ def test_the_noise_of_the_source_against_a_regression_of_what_is_drawn(sigma):
         r = np.corrcoef(x, y)[0, 1]
         assert abs(x.std() - 1) < 4 / (2 * n) ** 0.5
         assert abs(1 - r**2 - expected) < 4 * 2 * r * (1 - r**2) / n**0.5 + 1e-6
+
+
+def test_few_steps_show_the_error_of_the_midpoint_method():
+    """dx/dt = i x, where a midpoint step multiplies by 1 + i h - h^2 / 2, so that the error is that power less e^i."""
+    end = complex(np.cos(1), np.sin(1))
+    z = DATA[:, 0].numpy() + 1j * DATA[:, 1].numpy()
+    x_1 = torch.as_tensor(np.stack([(z * end).real, (z * end).imag], 1)).float()
+    figure = Figure()
+    shown = explorers.faster.few_steps({"u": turning}, {"even": GRIDS["even"]}, DATA, x_1, most=4)
+    shown._draw(figure, field="u", grid="even", n=3)
+    left, right = figure.axes
+    expected = [abs((1 + 1j / n - 0.5 / n**2) ** n - end) * np.sqrt((abs(z) ** 2).mean()) for n in range(1, 5)]
+    np.testing.assert_allclose(right.lines[0].get_ydata(), expected, rtol=1e-3)
+    np.testing.assert_allclose(right.lines[-1].get_ydata(), expected[2], rtol=1e-3)
+    reached = np.asarray(left.collections[1].get_offsets()) @ [1, 1j]
+    np.testing.assert_allclose(reached, z * (1 + 1j / 3 - 0.5 / 9) ** 3, atol=1e-5)
