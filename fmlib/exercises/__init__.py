@@ -17,6 +17,7 @@ from fmlib.exercises import (
     gaussian,
     geometry,
     guidance,
+    inverse,
     kinetic,
     marginalization,
 )
@@ -33,9 +34,10 @@ TITLES = {
     "guidance": "Conditioning and guidance",
     "couplings": "Data couplings",
     "geometry": "Geometry",
+    "inverse": "Inverse problems",
 }
 __all__ = ["____", "Exercise", "Outcome", "basics", "bregman", "couplings", "gaussian", "geometry", "guidance"]
-__all__ += ["kinetic", "marginalization"]
+__all__ += ["inverse", "kinetic", "marginalization"]
 __all__ += ["every", "progress", "progress_line", "reveal", "solved", "written"]
 
 
