@@ -41,7 +41,7 @@ def observation(law: GaussianMixture, A: Tensor, extent: float = 3.2, samples: i
             (-0.2, posterior.weights, figures.PATH, "posterior"),
             (0.2, shares, figures.CYCLE[4], "samples"),
         ]:
-            right.bar([place + side for place in places], height, 0.4, color=color, label=name)
+            right.bar([place + side for place in places], figures.array(height), 0.4, color=color, label=name)
         right.set(
             ylim=(0, 1.15),
             xticks=places,
