@@ -14,16 +14,16 @@ STEPS = 16  # Euler steps of the guided samples: light while a control moves, an
 WAYS = ("exact", "DPS", "PiGDM")
 
 
-def observation(law: GaussianMixture, A: Tensor, extent: float = 3.2, samples: int = 200, seed: int = 0) -> Explorer:
-    """Move the observation y = A x_1 + N(0, s^2) and s, choose a guidance; see its samples on the exact posterior.
+def observation(law: GaussianMixture, A: Tensor, noise: float, extent: float = 3.2, samples: int = 200) -> Explorer:
+    """Move the observation y = A x_1 + N(0, noise^2), choose a guidance; see its samples on the exact posterior.
 
     law: in the plane, in the dtype of A, (1, 2). Left, the posterior's density, the line A x = y and samples of the
     guided flow; right, the weights of the posterior's components, and the samples' shares of them.
     """
     path = MixturePath(law)
-    x_0 = torch.randn(samples, 2, generator=torch.Generator().manual_seed(seed), dtype=A.dtype)
+    x_0 = torch.randn(samples, 2, generator=torch.Generator().manual_seed(0), dtype=A.dtype)
 
-    def draw(figure, way, y, noise):
+    def draw(figure, way, y):
         left, right = figure.subplots(1, 2)
         seen = torch.tensor([y], dtype=A.dtype)
         posterior, _ = law.tilt(A.T @ seen / noise**2, A.T @ A / noise**2)
@@ -52,11 +52,7 @@ def observation(law: GaussianMixture, A: Tensor, extent: float = 3.2, samples: i
         right.set_yticks((0, 0.5, 1))
         right.legend(loc="upper center", ncols=2, fontsize=10)
 
-    controls = {
-        "way": choice("guidance", WAYS),
-        "y": slider("observation y", -2.5, 2.5, 0.25, -0.25),
-        "noise": slider("its noise s", 0.25, 1.5, 0.125, 0.375),
-    }
+    controls = {"way": choice("guidance", WAYS), "y": slider("observation y", -2.5, 2.5, 0.25, -0.25)}
     alt = "Left: samples of a guided flow on the posterior's density. Right: weights of its components, and shares."
     return Explorer(draw, controls, alt=alt)
 

@@ -308,7 +308,7 @@ RUNS = {name: 0.3 * normal(11, 12, 2, seed=k) for k, name in enumerate(["premetr
         lambda: explorers.guidance.weight(LabelledMixture(skew_mixture(), torch.tensor([0, 1, 0])), y=1),
         lambda: explorers.couplings.source_noise(0.6),
         lambda: explorers.geometry.obstacle(RUNS, normal(20, 20).abs(), ((0.0, -1.0), (0.0, 0.3))),
-        lambda: explorers.inverse.observation(skew_mixture(), torch.tensor([[0.3, 1.0]]).double()),
+        lambda: explorers.inverse.observation(skew_mixture(), torch.tensor([[0.3, 1.0]]).double(), 0.3),
     ],
     ids=["path", "posterior", "posterior of three", "target", "coupling", "weight", "noise of the source", "obstacle"]
     + ["observation"],
