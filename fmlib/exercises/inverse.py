@@ -367,8 +367,8 @@ one_twist = Function(
         "This is the weight of each particle after one step. `log_w` holds the logs of the weights so far, all of "
         "shape `(n,)`; `before` and `after` are $\\log h_t(x_t)$ and $\\log h_s(x_s)$, the twist at both ends of the "
         "step; `log_p` and `log_q` are the log densities of the step under the free walk and under the guided one. "
-        "The code is right for the first step, as long as the twist is the same for all particles at $t=0$. After ten "
-        "steps, all the weight lies on one particle, whatever $n$. Mend it."
+        "The code is right for the first step, as long as the twist is the same for all particles at $t=0$. After "
+        "fifty steps, only a few percent of the particles have any weight to speak of. Mend it."
     ),
     given=_WEIGH.format("log_w + after + log_p - log_q", _SHARE),
     reference=_WEIGH.format("log_w + after - before + log_p - log_q", _SHARE),

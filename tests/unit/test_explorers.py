@@ -11,14 +11,14 @@ import nbformat
 import numpy as np
 import pytest
 import torch
-from helpers import normal, skew_mixture
+from helpers import F64, normal, skew_mixture
 from matplotlib.figure import Figure
 from nbformat import v4
 from PIL import Image
 
 from fmlib import explorers
 from fmlib.exact import DataPath, MixturePath
-from fmlib.laws import LabelledMixture
+from fmlib.laws import GaussianMixture, LabelledMixture
 
 
 class Drawing:
@@ -340,3 +340,16 @@ def test_the_noise_of_the_source_against_a_regression_of_what_is_drawn(sigma):
         r = np.corrcoef(x, y)[0, 1]
         assert abs(x.std() - 1) < 4 / (2 * n) ** 0.5
         assert abs(1 - r**2 - expected) < 4 * 2 * r * (1 - r**2) / n**0.5 + 1e-6
+
+
+def test_pigdm_is_exact_for_a_gaussian_prior_of_unit_width_and_dps_is_not():
+    """Given X_t = x, X_1 of N(0, I) has the covariance sigma^2 / (alpha^2 + sigma^2) I, which is PiGDM's guess."""
+    law = GaussianMixture.isotropic(torch.zeros(1, 2, dtype=F64), 1.0)
+    A, y, noise, path = torch.tensor([[0.3, 1.0]], dtype=F64), torch.tensor([0.7], dtype=F64), 0.4, MixturePath(law)
+    width = torch.linalg.inv(torch.eye(2, dtype=F64) + A.T @ A / noise**2)  # of the posterior, by precisions
+    told = GaussianMixture(torch.ones(1, dtype=F64), (width @ A.T @ y / noise**2)[None], width[None])
+    for t in torch.tensor([0.1, 0.5, 0.9], dtype=F64):
+        x, exact = normal(20, 2), MixturePath(told).velocity
+        right, narrow = (explorers.inverse._guided(path, A, y, noise, wide=wide)(x, t) for wide in (True, False))
+        torch.testing.assert_close(right, exact(x, t), rtol=1e-9, atol=1e-9)
+        assert (narrow - exact(x, t)).abs().max() > 0.1
