@@ -83,6 +83,74 @@ class MixturePath:
         """grad log p_t(x) = -sum_k w_k C_k^{-1} (x - alpha mu_k)."""
         return self._average(x, t, lambda time, var: -torch.ones_like(time), torch.zeros_like)
 
+    def covariance(self, x: Tensor, t: float | Tensor) -> Tensor:
+        """Cov(X_1 given X_t = x) = sum_k w_k [S_k + (m_k - m) (m_k - m)^T], shape (batch, d, d).
+
+        m_k and S_k = sigma^2 Sigma_k C_k^{-1} are the mean and covariance of X_1 given X_t = x and component k, and m
+        is `x_1`. It is sigma^2 / alpha times the derivative of `x_1` in x (Meng et al. 2021, "Estimating High Order
+        Gradients of the Data Distribution by Denoising").
+
+        >>> path = MixturePath(GaussianMixture.isotropic(torch.zeros(1, 1), 1.0))
+        >>> path.covariance(torch.ones(1, 1), 0.5)  # X_1 and X_0 share X_t equally
+        tensor([[[0.5000]]])
+        """
+        log_weights, means, widths = self._given(x, t)
+        weights, axes = log_weights.exp(), self.target._eigen[1]
+        apart = means - (weights[..., None] * means).sum(1, keepdim=True)
+        within = torch.einsum("bke,kde,kfe->bdf", weights[..., None] * widths, axes, axes)
+        return (within + torch.einsum("bk,bkd,bkf->bdf", weights, apart, apart)).to(x.dtype)
+
+    def log_likelihood(self, x: Tensor, t: float | Tensor, A: Tensor, y: Tensor, noise: float) -> Tensor:
+        """log p_t(y given X_t = x) for the observation y = A X_1 + N(0, noise^2 I), shape (batch,).
+
+        It is log sum_k w_k(x, t) N(y; A m_k, A S_k A^T + noise^2 I), with m_k and S_k as in `covariance`, is finite for
+        every t in [0, 1], and can be differentiated: u_t(x) + b_t grad log p_t(y given x) is the velocity whose flow
+        ends in q(x given y), with b_t from `coefficients(t, have="score", want="velocity")` of `paths.AffinePath`
+        (Dhariwal & Nichol 2021, "Diffusion Models Beat GANs", section 4, for scores).
+
+        A: (m, d). y: (m,). Both in one dtype, on the device of the mixture. noise: a positive number. TypeError or
+        ValueError otherwise.
+
+        >>> path = MixturePath(GaussianMixture.isotropic(torch.zeros(1, 1), 1.0))
+        >>> path.log_likelihood(torch.zeros(1, 1), 0.0, torch.ones(1, 1), torch.zeros(1), 1.0)  # log N(0; 0, 1 + 1)
+        tensor([-1.2655])
+        """
+        _validate.positive("noise", noise)
+        A, y = self._observation(A, y)
+        log_weights, means, widths = self._given(x, t)
+        seen = A @ self.target._eigen[1]
+        spread = torch.einsum("kme,bke,kne->bkmn", seen, widths, seen) + noise**2 * torch.eye(len(y)).to(A)
+        factor = torch.linalg.cholesky(spread)
+        apart = torch.linalg.solve_triangular(factor, (y - means @ A.mT)[..., None], upper=False)
+        log_det = 2 * factor.diagonal(dim1=2, dim2=3).log().sum(-1)
+        log_normal = -0.5 * (apart.square().sum((2, 3)) + log_det + len(y) * LOG_2PI)
+        return (log_weights + log_normal).logsumexp(-1).to(x.dtype)
+
+    def _given(self, x: Tensor, t) -> tuple[Tensor, Tensor, Tensor]:
+        """X_1 given X_t = x, by component: log weights (batch, K), means (batch, K, d), variances (batch or 1, K, d)
+        along its axes; in float64, as `log_likelihood` is differentiated and then multiplied by up to 1 / alpha."""
+        time, (offset, variance, log_joint) = self._components(in_float64(self.target.checked(x)), t)
+        alpha, sigma = (f(time)[..., None] for f in (self.schedule.alpha, self.schedule.sigma))
+        variances, axes = self.target._eigen
+        moved = torch.einsum("kde,bke->bkd", axes, alpha * variances / variance * offset)
+        widths = (sigma**2 * variances / variance).reshape(-1, *variances.shape)
+        return log_joint.log_softmax(-1), in_float64(self.target.means) + moved, widths
+
+    def _observation(self, A: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """The operator and what it showed, checked, in float64."""
+        d = self.target.means.shape[1]
+        if _validate.batch("A", A).ndim != 2 or A.shape[1] != d:
+            raise ValueError(f"A must have shape (m, {d}), got {tuple(A.shape)}")
+        if not isinstance(y, Tensor):
+            raise TypeError(f"y must be a torch.Tensor, got {type(y).__name__}")
+        if y.shape != A.shape[:1]:
+            raise ValueError(f"y must have shape ({len(A)},) for A of shape {tuple(A.shape)}, got {tuple(y.shape)}")
+        _validate.alike("A", A, "y", y)
+        if A.device != self.target.means.device:
+            raise ValueError(f"A is on {A.device} but the mixture is on {self.target.means.device}")
+        _validate.batch("y", y[None])
+        return in_float64(A), in_float64(y)
+
     def sample(self, n: int, t: float, generator: torch.Generator | None = None) -> Tensor:
         """Draw n exact samples of X_t ~ p_t, shape (n, d)."""
         x_1 = self.target.sample(n, generator)

@@ -18,6 +18,7 @@ from fmlib.exercises import (
     gaussian,
     geometry,
     guidance,
+    inverse,
     kinetic,
     marginalization,
 )
@@ -35,9 +36,10 @@ TITLES = {
     "couplings": "Data couplings",
     "geometry": "Geometry",
     "faster": "Faster sampling",
+    "inverse": "Inverse problems",
 }
 __all__ = ["____", "Exercise", "Outcome", "basics", "bregman", "couplings", "faster", "gaussian", "geometry"]
-__all__ += ["guidance", "kinetic", "marginalization"]
+__all__ += ["guidance", "inverse", "kinetic", "marginalization"]
 __all__ += ["every", "progress", "progress_line", "reveal", "solved", "written"]
 
 

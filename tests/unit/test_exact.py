@@ -134,6 +134,116 @@ def test_score_is_minus_noise_over_sigma_and_velocity_is_the_mean_of_the_conditi
     torch.testing.assert_close(path.velocity(x, t), d_alpha * path.x_1(x, t) + d_sigma * path.x_0(x, t))
 
 
+# What an observation says
+
+
+def space_mixture() -> GaussianMixture:
+    """Two components in space, whose axes are not their own transposes, as they may be in the plane."""
+    factors = 0.5 * normal(2, 3, 3, seed=5) + 0.5 * torch.eye(3, dtype=F64)
+    return GaussianMixture(torch.tensor([0.4, 0.6], dtype=F64), normal(2, 3, seed=6), factors @ factors.mT)
+
+
+SEEN = torch.tensor([[0.6, -1.1], [0.2, 0.9]], dtype=F64)  # rows of an operator
+Y = torch.tensor([0.3, -0.8], dtype=F64)
+
+
+def posterior_on_a_grid(mixture, schedule, x, t):
+    """Points x_1 of the plane and their probabilities given X_t = x."""
+    alpha, sigma, *_ = at(schedule, t)
+    side = torch.linspace(-7, 7, 351, dtype=F64)
+    x_1 = torch.cartesian_prod(side, side)
+    return x_1, (law(mixture).log_prob(x_1) - ((x - alpha * x_1) / sigma).square().sum(1) / 2).softmax(0)
+
+
+@every_schedule
+@pytest.mark.parametrize("t", [0.0, 0.3, 0.7])
+@pytest.mark.parametrize("m", [1, 2])
+def test_likelihood_of_an_observation_against_quadrature(schedule, t, m):
+    x, A, y, noise = torch.tensor([[0.3, -0.4]], dtype=F64), SEEN[:m], Y[:m], 0.3
+    x_1, weight = posterior_on_a_grid(skew_mixture(), schedule, x[0], t)
+    normal_density = (2 * math.pi * noise**2) ** (-m / 2) * (-(y - x_1 @ A.T).square().sum(1) / 2 / noise**2).exp()
+    value = MixturePath(skew_mixture(), schedule).log_likelihood(x, t, A, y, noise)
+    torch.testing.assert_close(value[0], (weight @ normal_density).log(), rtol=1e-8, atol=1e-8)
+
+
+@every_schedule
+@pytest.mark.parametrize("t", [0.2, 0.6])
+def test_likelihood_of_an_observation_against_monte_carlo(schedule, t):
+    """E p(y given X_1) over X_1 given X_t = x, by weighing samples of X_1 itself with p(x given X_1)."""
+    (alpha, sigma, *_), n, noise = at(schedule, t), 400_000, 0.5
+    x, x_1 = torch.tensor([[0.4, 0.1]], dtype=F64), skew_mixture().sample(n, seeded())
+    weight = (-((x - alpha * x_1) / sigma).square().sum(1) / 2).exp()
+    density = (-(Y - x_1 @ SEEN.T).square().sum(1) / 2 / noise**2).exp() / (2 * math.pi * noise**2)
+    value = MixturePath(skew_mixture(), schedule).log_likelihood(x, t, SEEN, Y, noise).exp()
+    off = weight * (density - value)
+    assert abs(off.mean()) < 4 * off.std() / math.sqrt(n)
+    assert 4 * off.std() / math.sqrt(n) < 0.05 * value * weight.mean()
+
+
+@every_schedule
+@pytest.mark.parametrize("t", [0.3, 0.7])
+def test_covariance_of_x_1_against_quadrature(schedule, t):
+    x = torch.tensor([[0.3, -0.4]], dtype=F64)
+    x_1, weight = posterior_on_a_grid(skew_mixture(), schedule, x[0], t)
+    apart = x_1 - weight @ x_1
+    expected = torch.einsum("n,ni,nj->ij", weight, apart, apart)
+    value = MixturePath(skew_mixture(), schedule).covariance(x, t)
+    torch.testing.assert_close(value[0], expected, rtol=1e-8, atol=1e-8)
+
+
+@every_schedule
+def test_covariance_is_the_derivative_of_the_mean(schedule):
+    """Cov(X_1 given X_t = x) = sigma^2 / alpha d E[X_1 given X_t = x] / dx, row by row, each at its own time."""
+    path, x, t = MixturePath(space_mixture(), schedule), normal(20, 3), torch.linspace(0.05, 0.95, 20, dtype=F64)
+    x.requires_grad_()
+    mean = path.x_1(x, t)
+    rows = [torch.autograd.grad(mean[:, i].sum(), x, retain_graph=True)[0] for i in range(3)]
+    alpha, sigma = (f(t)[:, None, None] for f in (schedule.alpha, schedule.sigma))
+    torch.testing.assert_close(path.covariance(x, t), sigma**2 / alpha * torch.stack(rows, 1), rtol=1e-9, atol=1e-9)
+
+
+@every_schedule
+def test_likelihood_is_the_ratio_of_the_posterior_to_the_law(schedule):
+    """log p_t(y given x) = log p_t(x given y) - log p_t(x) + log p(y), with Kalman's q(x given y) by components."""
+    mixture, noise, A = space_mixture(), 0.3, normal(2, 3, seed=7)
+    total = A @ mixture.covariances @ A.T + noise**2 * torch.eye(2, dtype=F64)
+    gain = mixture.covariances @ A.T @ total.inverse()
+    evidence = torch.distributions.MultivariateNormal(mixture.means @ A.T, total).log_prob(Y)
+    joint = mixture.weights.log() + evidence
+    means = mixture.means + torch.einsum("kij,kj->ki", gain, Y - mixture.means @ A.T)
+    posterior = GaussianMixture(joint.softmax(0), means, mixture.covariances - gain @ A @ mixture.covariances)
+    x, t = normal(30, 3), torch.linspace(0, 1, 30, dtype=F64)
+    path, of_posterior = MixturePath(mixture, schedule), MixturePath(posterior, schedule)
+    expected = of_posterior.log_density(x, t) - path.log_density(x, t) + joint.logsumexp(0)
+    torch.testing.assert_close(path.log_likelihood(x, t, A, Y, noise), expected, rtol=1e-9, atol=1e-9)
+
+
+@every_schedule
+def test_likelihood_keeps_its_gradient_in_float32(schedule):
+    single, x = skew_mixture(torch.float32), normal(20, 2, dtype=torch.float32)
+    double = GaussianMixture(
+        single.weights.double() / single.weights.double().sum(), single.means.double(), single.covariances.double()
+    )
+    early = schedule.inverse_log_snr(torch.tensor(1e-5, dtype=F64).log()).item()  # there b_t is about 1e5
+    for t in (early, 0.5):
+        slopes = []
+        for law_, dtype in ((single, torch.float32), (double, F64)):
+            point, path = x.to(dtype).requires_grad_(), MixturePath(law_, schedule)
+            value = path.log_likelihood(point, t, SEEN.to(dtype), Y.to(dtype), 0.3)
+            assert value.dtype == path.covariance(x.to(dtype), t).dtype == dtype
+            slopes.append(torch.autograd.grad(value.sum(), point)[0])
+        torch.testing.assert_close(slopes[0].double(), slopes[1], rtol=2e-5, atol=2e-6 * slopes[1].abs().max().item())
+
+
+def test_covariance_and_likelihood_take_rows_one_by_one():
+    path, x, t = MixturePath(skew_mixture()), normal(5, 2), torch.linspace(0, 1, 5, dtype=F64)
+    for ask in (path.covariance, lambda x, t: path.log_likelihood(x, t, SEEN, Y, 0.3)):
+        alone = torch.cat([ask(x[i : i + 1], t[i].item()) for i in range(5)])
+        torch.testing.assert_close(ask(x, t), alone)
+    zero = path.covariance(x, 1.0)
+    torch.testing.assert_close(zero, torch.zeros(5, 2, 2, dtype=F64))
+
+
 # Sampling
 
 
@@ -416,6 +526,45 @@ BAD_QUESTIONS = {
 def test_bad_questions(kind, name, x, t, error_type, message):
     with pytest.raises(error_type, match=message) as error:
         getattr(paths(CondOT())[kind], name)(x, t)
+    assert one_sentence(error)
+
+
+@pytest.mark.parametrize("x, t, error_type, message", BAD_QUESTIONS.values(), ids=BAD_QUESTIONS)
+def test_bad_questions_about_an_observation(x, t, error_type, message):
+    path = MixturePath(skew_mixture())
+    for ask in (path.covariance, lambda x, t: path.log_likelihood(x, t, SEEN, Y, 0.3)):
+        with pytest.raises(error_type, match=message) as error:
+            ask(x, t)
+        assert one_sentence(error)
+
+
+BAD_OBSERVATIONS = {
+    "another dimension": (
+        torch.ones(2, 3),
+        torch.zeros(2),
+        0.3,
+        ValueError,
+        r"A must have shape \(m, 2\), got \(2, 3\)",
+    ),
+    "a vector": (torch.ones(2), torch.zeros(1), 0.3, ValueError, r"A must have shape .*, got \(2,\)"),
+    "too long": (SEEN, torch.zeros(3, dtype=F64), 0.3, ValueError, r"y must have shape \(2,\) .*, got \(3,\)"),
+    "a row each": (SEEN, torch.zeros(3, 2, dtype=F64), 0.3, ValueError, r"y must have shape \(2,\) .*got \(3, 2\)"),
+    "a number": (SEEN[:1], torch.zeros((), dtype=F64), 0.3, ValueError, r"y must have shape \(1,\) .*got \(\)"),
+    "a list": (SEEN, [0.0, 0.0], 0.3, TypeError, "y must be a torch.Tensor, got list"),
+    "A as a list": ([[1.0, 0.0]], torch.zeros(1), 0.3, TypeError, "A must be a torch.Tensor, got list"),
+    "two dtypes": (SEEN, torch.zeros(2), 0.3, TypeError, "A and y .*float64 and torch.float32"),
+    "NaN": (SEEN, Y * torch.nan, 0.3, ValueError, "y has 2 NaN"),
+    "device": (SEEN.to("meta"), Y.to("meta"), 0.3, ValueError, "A is on meta but the mixture is on cpu"),
+    "no noise": (SEEN, Y, 0, ValueError, "noise must be positive and finite, got 0"),
+    "negative noise": (SEEN, Y, -0.1, ValueError, "noise must be positive and finite, got -0.1"),
+    "noise as a tensor": (SEEN, Y, torch.tensor(0.3), TypeError, "noise must be a number"),
+}
+
+
+@pytest.mark.parametrize("A, y, noise, error_type, message", BAD_OBSERVATIONS.values(), ids=BAD_OBSERVATIONS)
+def test_bad_observations(A, y, noise, error_type, message):
+    with pytest.raises(error_type, match=message) as error:
+        MixturePath(skew_mixture()).log_likelihood(X, 0.5, A, y, noise)
     assert one_sentence(error)
 
 

@@ -12,14 +12,14 @@ import nbformat
 import numpy as np
 import pytest
 import torch
-from helpers import normal, skew_mixture
+from helpers import F64, normal, skew_mixture
 from matplotlib.figure import Figure
 from nbformat import v4
 from PIL import Image
 
 from fmlib import explorers
 from fmlib.exact import DataPath, MixturePath
-from fmlib.laws import LabelledMixture
+from fmlib.laws import GaussianMixture, LabelledMixture
 
 
 class Drawing:
@@ -349,18 +349,10 @@ def half(x, t):
         lambda: explorers.couplings.source_noise(0.6),
         lambda: explorers.geometry.obstacle(RUNS, normal(20, 20).abs(), ((0.0, -1.0), (0.0, 0.3))),
         lambda: explorers.faster.few_steps({"u": turning, "slow": half}, GRIDS, DATA, 2 * DATA, most=3),
+        lambda: explorers.inverse.observation(skew_mixture(), torch.tensor([[0.3, 1.0]]).double(), 0.3),
     ],
-    ids=[
-        "path",
-        "posterior",
-        "posterior of three",
-        "target",
-        "coupling",
-        "weight",
-        "noise of the source",
-        "obstacle",
-        "few steps",
-    ],
+    ids=["path", "posterior", "posterior of three", "target", "coupling", "weight", "noise of the source", "obstacle"]
+    + ["few steps", "observation"],
 )
 def test_the_explorers_draw_at_both_ends_of_every_slider(make):
     explorer = make()
@@ -405,3 +397,16 @@ def test_few_steps_show_the_error_of_the_midpoint_method():
     np.testing.assert_allclose(right.lines[-1].get_ydata(), expected[2], rtol=1e-3)
     reached = np.asarray(left.collections[1].get_offsets()) @ [1, 1j]
     np.testing.assert_allclose(reached, z * (1 + 1j / 3 - 0.5 / 9) ** 3, atol=1e-5)
+
+
+def test_pigdm_is_exact_for_a_gaussian_prior_of_unit_width_and_dps_is_not():
+    """Given X_t = x, X_1 of N(0, I) has the covariance sigma^2 / (alpha^2 + sigma^2) I, which is PiGDM's guess."""
+    law = GaussianMixture.isotropic(torch.zeros(1, 2, dtype=F64), 1.0)
+    A, y, noise, path = torch.tensor([[0.3, 1.0]], dtype=F64), torch.tensor([0.7], dtype=F64), 0.4, MixturePath(law)
+    width = torch.linalg.inv(torch.eye(2, dtype=F64) + A.T @ A / noise**2)  # of the posterior, by precisions
+    told = GaussianMixture(torch.ones(1, dtype=F64), (width @ A.T @ y / noise**2)[None], width[None])
+    for t in torch.tensor([0.1, 0.5, 0.9], dtype=F64):
+        x, exact = normal(20, 2), MixturePath(told).velocity
+        right, narrow = (explorers.inverse._guided(path, A, y, noise, wide=wide)(x, t) for wide in (True, False))
+        torch.testing.assert_close(right, exact(x, t), rtol=1e-9, atol=1e-9)
+        assert (narrow - exact(x, t)).abs().max() > 0.1
