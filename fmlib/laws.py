@@ -102,6 +102,83 @@ class GaussianMixture:
         one = torch.ones((), device=self.means.device)
         return self.components(self.checked(x), one, 0 * one).log_joint.logsumexp(-1)
 
+    def tilt(self, linear: Tensor | None = None, quadratic: Tensor | None = None) -> tuple["GaussianMixture", Tensor]:
+        """The law q(x) exp(l.x - x^T Q x / 2) / Z, which is again a mixture, and log Z, shape ().
+
+        linear: l, (d,). quadratic: Q, (d, d), symmetric, for which Z is finite. Both in the mixture's dtype,
+        None for zero. Observing y = A x + N(0, s^2 I) tilts by Q = A^T A / s^2 and l = A^T y / s^2; a reward r(x) by r
+        itself. About its mean a component is tilted by g = l - Q mu, so
+
+            Sigma' = (Sigma^-1 + Q)^-1,    mu' = mu + Sigma' g,
+            log Z_k = l.mu - mu^T Q mu / 2 + g^T Sigma' g / 2 - log det(I + Sigma Q) / 2,    w' ~ w Z_k
+
+        (complete the square; Bishop 2006, "Pattern Recognition and Machine Learning", 2.3.3). A weight too small for
+        the dtype becomes its smallest normal number. ValueError if a component of the result could not be normalised.
+
+        >>> law, log_z = GaussianMixture.isotropic(torch.zeros(1, 1), 1.0).tilt(linear=torch.tensor([2.0]))
+        >>> law.means, log_z  # N(2, 1), as E exp(2 X) = exp(2)
+        (tensor([[2.]]), tensor(2.))
+        """
+        mean, dtype = in_float64(self.means), self.means.dtype
+        slope, bend = self._exponent(linear, quadratic)
+        variances, axes = self._eigen
+        root = axes * variances.sqrt()[:, None]  # Sigma = root root^T
+        excess = root.mT @ bend @ root  # I + excess is the new precision, in units of the old one
+        self._normalisable(excess, root)
+        factor = torch.linalg.cholesky(torch.eye(len(slope)).to(excess) + excess)
+        half = torch.linalg.solve_triangular(factor, root.mT, upper=False)
+        pull = slope - mean @ bend
+        moved = (half @ pull[..., None])[..., 0]  # of the length sqrt(g^T Sigma' g)
+        at_mean = mean @ slope - ((mean @ bend) * mean).sum(1) / 2
+        log_det = 2 * factor.diagonal(dim1=1, dim2=2).log().sum(1)
+        joint = (in_float64(self.weights) / in_float64(self.weights).sum()).log()
+        joint = joint + at_mean + (moved.square().sum(1) - log_det) / 2
+        weights = joint.softmax(0).to(dtype).clamp(min=torch.finfo(dtype).tiny)
+        covariances = (half.mT @ half).to(dtype)
+        if not torch.linalg.eigvalsh(in_float64(covariances.detach())).min() > 0:
+            raise ValueError(f"a tilted covariance is too thin for {dtype}: tilt a mixture in float64")
+        means = mean + (half.mT @ moved[..., None])[..., 0]
+        return GaussianMixture(weights, means.to(dtype), covariances), joint.logsumexp(0).to(dtype)
+
+    def _exponent(self, linear: Tensor | None, quadratic: Tensor | None) -> tuple[Tensor, Tensor]:
+        """l and Q of `tilt`, checked, in float64."""
+        d = self.means.shape[1]
+        for name, value, shape in [("linear", linear, (d,)), ("quadratic", quadratic, (d, d))]:
+            if value is None:
+                continue
+            if not isinstance(value, Tensor):
+                raise TypeError(f"{name} must be a torch.Tensor, got {type(value).__name__}")
+            _validate.alike("means", self.means, name, value)
+            if value.shape != shape:
+                raise ValueError(f"{name} must have shape {shape}, got {tuple(value.shape)}")
+            if not value.isfinite().all():
+                raise ValueError(f"{name} must be finite, got {int((~value.isfinite()).sum())} values that are not")
+        slope = in_float64(self.means.new_zeros(d) if linear is None else linear)
+        bend = in_float64(self.means.new_zeros(d, d) if quadratic is None else quadratic)
+        if (asymmetry := (bend - bend.mT).abs().max()) > 1e-5 * bend.abs().max():
+            raise ValueError(f"quadratic must be symmetric, got entries that differ by {asymmetry.item():.3g}")
+        return slope, bend
+
+    @staticmethod
+    def _normalisable(excess: Tensor, root: Tensor) -> None:
+        """Raise unless Sigma^-1 + Q is positive definite for every component, that is I + excess."""
+        values, vectors = torch.linalg.eigh(excess.detach())
+        smallest = 1 + values[:, 0]
+        rounding = 1e-14 * excess.shape[1] * (1 + values.abs().amax(1))
+        if not (bad := ~(smallest > rounding)).any():
+            return
+        if rounding.max() >= 0.1:
+            most = values.abs().max().item()
+            raise ValueError(f"quadratic is {most:.3g} times a component's precision: too much for float64")
+        k = int(bad.nonzero()[0])
+        along = root[k] @ vectors[k, :, 0]
+        curvature = (smallest[k] / along.square().sum()).item()
+        direction = ", ".join(f"{value:.3g}" for value in along / along.norm())
+        raise ValueError(
+            f"the tilted law cannot be normalised: component {k} has the precision {curvature:.3g} "
+            f"along [{direction}], and needs a positive one"
+        )
+
     def checked(self, x: Tensor) -> Tensor:
         """`x` if it is a batch of points of this law, (batch, d) on its device; ValueError or TypeError otherwise."""
         _validate.batch("x", x)

@@ -132,3 +132,119 @@ def test_bad_points(x, kind, message):
     with pytest.raises(kind, match=message) as error:
         skew_mixture().log_density(x)
     assert one_sentence(error)
+
+
+# Tilting
+
+
+def oblique(dtype=F64):
+    """l and a Q with one negative eigenvalue, under which each component of the skew mixture stays a law."""
+    return torch.tensor([0.7, -0.4], dtype=dtype), torch.tensor([[1.5, 0.9], [0.9, -0.2]], dtype=dtype)
+
+
+def test_the_ratio_of_the_densities_is_the_tilt():
+    mixture, (linear, quadratic), x = skew_mixture(), oblique(), 2 * normal(50, 2)
+    tilted, log_z = mixture.tilt(linear, quadratic)
+    exponent = x @ linear - torch.einsum("bi,ij,bj->b", x, quadratic, x) / 2
+    torch.testing.assert_close(law(tilted).log_prob(x) - law(mixture).log_prob(x), exponent - log_z)
+
+
+def test_z_and_the_mean_of_a_tilt_against_monte_carlo():
+    n, (linear, quadratic) = 200_000, oblique()
+    x = skew_mixture().sample(n, seeded())
+    exponent = (x @ linear - torch.einsum("bi,ij,bj->b", x, quadratic, x) / 2).exp()
+    tilted, log_z = skew_mixture().tilt(linear, quadratic)
+    z = exponent.mean()
+    assert abs(z - log_z.exp()) < 4 * exponent.std() / math.sqrt(n)
+    off = exponent[:, None] * (x - law(tilted).mean) / z
+    assert (off.mean(0).abs() < 4 * off.std(0) / math.sqrt(n)).all()
+    assert 4 * exponent.std() / math.sqrt(n) < 0.03 * z  # of some use
+
+
+def test_half_a_tilt_and_none():
+    mixture, (linear, quadratic), x = skew_mixture(), oblique(), normal(20, 2)
+    same, log_z = mixture.tilt()
+    torch.testing.assert_close(same.log_density(x), mixture.log_density(x))
+    assert abs(log_z) < 1e-14
+    twice, first = mixture.tilt(linear=linear)
+    twice, second = twice.tilt(quadratic=quadratic)
+    once, both = mixture.tilt(linear, quadratic)
+    torch.testing.assert_close(twice.log_density(x), once.log_density(x))
+    torch.testing.assert_close(first + second, both)
+
+
+@pytest.mark.parametrize("y, noise", [(0.3, 0.5), (-2.0, 0.05), (40.0, 0.01)])
+def test_an_observation_is_a_tilt(y, noise):
+    """Component k of q(x given y) has the weight w_k N(y; a.mu_k, a^T Sigma_k a + s^2), and Kalman's mean and width."""
+    mixture, a = skew_mixture(), torch.tensor([0.6, -1.1], dtype=F64)
+    tilted, log_z = mixture.tilt(a * y / noise**2, torch.outer(a, a) / noise**2)
+    spread = mixture.covariances @ a
+    total = spread @ a + noise**2
+    evidence = torch.distributions.Normal(mixture.means @ a, total.sqrt()).log_prob(torch.tensor(y, dtype=F64))
+    joint = mixture.weights.log() + evidence
+    own = torch.distributions.Normal(*torch.tensor([0.0, noise], dtype=F64)).log_prob(torch.tensor(y, dtype=F64))
+    torch.testing.assert_close(log_z + own, joint.logsumexp(0), rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(tilted.weights, joint.softmax(0).clamp(min=torch.finfo(F64).tiny), rtol=1e-9, atol=0)
+    gain = spread / total[:, None]
+    torch.testing.assert_close(tilted.means, mixture.means + gain * (y - mixture.means @ a)[:, None])
+    torch.testing.assert_close(
+        tilted.covariances, mixture.covariances - gain[:, :, None] * spread[:, None], rtol=0, atol=1e-10
+    )
+
+
+def test_a_tilt_in_float32_and_its_derivative():
+    exact, exact_z = skew_mixture().tilt(*oblique())
+    single, log_z = skew_mixture(torch.float32).tilt(*oblique(torch.float32))
+    assert single.means.dtype == log_z.dtype == torch.float32
+    torch.testing.assert_close(single.means.double(), exact.means, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(log_z.double(), exact_z, rtol=1e-5, atol=1e-5)
+    linear = oblique()[0].requires_grad_()
+    (slope,) = torch.autograd.grad(skew_mixture().tilt(linear, oblique()[1])[1], linear)
+    torch.testing.assert_close(slope, law(exact).mean)  # d log Z / d l = E X
+
+
+ONE = torch.ones(2)
+BAD_TILTS = {
+    "a list": ({"linear": [0.0, 1.0]}, TypeError, "linear must be a torch.Tensor, got list"),
+    "one number": ({"linear": torch.ones(())}, ValueError, r"linear must have shape \(2,\), got \(\)"),
+    "a row each": ({"linear": torch.ones(3, 2)}, ValueError, r"linear must have shape \(2,\), got \(3, 2\)"),
+    "a diagonal": ({"quadratic": ONE}, ValueError, r"quadratic must have shape \(2, 2\), got \(2,\)"),
+    "NaN": ({"linear": torch.nan * ONE}, ValueError, "linear must be finite, got 2 values"),
+    "another dtype": ({"linear": ONE.double()}, TypeError, "means and linear .*float32 and torch.float64"),
+    "another device": ({"linear": ONE.to("meta")}, ValueError, "means and linear .*cpu and meta"),
+    "skew": ({"quadratic": torch.tensor([[1.0, 0.5], [0.0, 1.0]])}, ValueError, "symmetric, .*differ by 0.5"),
+    "too thin": (
+        {"quadratic": torch.tensor([[1.0, 0.7], [0.7, 0.49]]) * 1e9},
+        ValueError,
+        "too thin for torch.float32: tilt a mixture in float64",
+    ),
+}
+
+
+@pytest.mark.parametrize("options, kind, message", BAD_TILTS.values(), ids=BAD_TILTS)
+def test_bad_tilts(options, kind, message):
+    with pytest.raises(kind, match=message) as error:
+        skew_mixture(torch.float32).tilt(**options)
+    assert one_sentence(error)
+
+
+@pytest.mark.parametrize("angle", range(0, 180, 20))
+@pytest.mark.parametrize("excess", [1.0, 1.5])
+def test_a_tilt_that_no_normalisation_saves_names_component_and_direction(excess, angle):
+    """Component 1 is the wider: Q = -c u u^T turns its precision along u to 4 - c, and leaves 16 - c to the other."""
+    mixture = GaussianMixture.isotropic(torch.zeros(2, 2, dtype=F64), torch.tensor([0.25, 0.5], dtype=F64))
+    u = torch.tensor([math.cos(math.radians(angle)), math.sin(math.radians(angle))], dtype=F64)
+    with pytest.raises(ValueError, match=r"component 1 has the precision .* along \[") as error:
+        mixture.tilt(quadratic=-4 * excess * torch.outer(u, u))
+    assert one_sentence(error)
+    named = torch.tensor([float(part) for part in str(error.value).split("[")[1].split("]")[0].split(",")], dtype=F64)
+    assert abs(abs(named @ u) - 1) < 2e-3  # either way round, in three digits
+    assert excess == 1 or "precision -2 along" in str(error.value)
+    mixture.tilt(quadratic=-3.99 * torch.outer(u, u))
+
+
+def test_a_tilt_beyond_float64_says_so():
+    mixture = GaussianMixture.isotropic(torch.zeros(1, 2, dtype=F64), 1.0)
+    with pytest.raises(ValueError, match=r"quadratic is 2e\+18 times a component's precision") as error:
+        mixture.tilt(quadratic=torch.full((2, 2), 1e18, dtype=F64))
+    assert one_sentence(error)
