@@ -19,6 +19,7 @@ from fmlib.exercises import (
     guidance,
     kinetic,
     marginalization,
+    reward,
 )
 from fmlib.exercises._blank import ____
 from fmlib.exercises._questions import Exercise, Outcome
@@ -33,9 +34,10 @@ TITLES = {
     "guidance": "Conditioning and guidance",
     "couplings": "Data couplings",
     "geometry": "Geometry",
+    "reward": "Reward fine-tuning",
 }
 __all__ = ["____", "Exercise", "Outcome", "basics", "bregman", "couplings", "gaussian", "geometry", "guidance"]
-__all__ += ["kinetic", "marginalization"]
+__all__ += ["kinetic", "marginalization", "reward"]
 __all__ += ["every", "progress", "progress_line", "reveal", "solved", "written"]
 
 

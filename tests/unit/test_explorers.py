@@ -11,14 +11,14 @@ import nbformat
 import numpy as np
 import pytest
 import torch
-from helpers import normal, skew_mixture
+from helpers import normal, seeded, skew_mixture
 from matplotlib.figure import Figure
 from nbformat import v4
 from PIL import Image
 
 from fmlib import explorers
 from fmlib.exact import DataPath, MixturePath
-from fmlib.laws import LabelledMixture
+from fmlib.laws import GaussianMixture, LabelledMixture
 
 
 class Drawing:
@@ -308,8 +308,12 @@ RUNS = {name: 0.3 * normal(11, 12, 2, seed=k) for k, name in enumerate(["premetr
         lambda: explorers.guidance.weight(LabelledMixture(skew_mixture(), torch.tensor([0, 1, 0])), y=1),
         lambda: explorers.couplings.source_noise(0.6),
         lambda: explorers.geometry.obstacle(RUNS, normal(20, 20).abs(), ((0.0, -1.0), (0.0, 0.3))),
+        lambda: explorers.reward.tilted(skew_mixture(), torch.tensor([0.7, 0.7], dtype=torch.float64)),
     ],
-    ids=["path", "posterior", "posterior of three", "target", "coupling", "weight", "noise of the source", "obstacle"],
+    ids=[
+        *("path", "posterior", "posterior of three", "target", "coupling", "weight", "noise of the source", "obstacle"),
+        "tilted",
+    ],
 )
 def test_the_explorers_draw_at_both_ends_of_every_slider(make):
     explorer = make()
@@ -338,3 +342,23 @@ def test_the_noise_of_the_source_against_a_regression_of_what_is_drawn(sigma):
         r = np.corrcoef(x, y)[0, 1]
         assert abs(x.std() - 1) < 4 / (2 * n) ** 0.5
         assert abs(1 - r**2 - expected) < 4 * 2 * r * (1 - r**2) / n**0.5 + 1e-6
+
+
+def test_the_explorer_of_the_reward_shows_the_best_and_the_tilted_law():
+    """The shares of the tilted law by resampling; the mean reward of the best of four Gaussians, which is known."""
+    law = GaussianMixture.isotropic(torch.zeros(1, 2, dtype=torch.float64), 1.0)
+    figure, slope = Figure(), torch.tensor([1.0, 0.0], dtype=torch.float64)
+    explorers.reward.tilted(law, slope, samples=2000)._draw(figure, n=4, strength=1.0)
+    best = float(figure.axes[0].get_title().split()[-1])
+    assert abs(best - 1.0294) < 4 * 0.70 / 2000**0.5  # E max of four N(0, 1), and its standard deviation
+    assert figure.axes[1].get_title() == "wanted: mean reward 1.00"
+
+    figure, mixture, slope = Figure(), skew_mixture(), torch.tensor([0.8, -0.5], dtype=torch.float64)
+    explorers.reward.tilted(mixture, slope)._draw(figure, n=1, strength=0.5)
+    heights = [bar.get_height() for bar in figure.axes[1].patches]
+    x = mixture.sample(100_000, seeded())
+    one = torch.ones((), dtype=torch.float64)
+    parts = mixture.components(x, one, 0 * one).log_joint.softmax(1)
+    shares = ((0.5 * x @ slope).softmax(0)[:, None] * parts).sum(0)
+    assert np.allclose(heights[3:6], shares, atol=0.02) and np.allclose(heights[:3], mixture.weights)
+    assert abs(sum(heights[6:9]) - 1) < 1e-9
