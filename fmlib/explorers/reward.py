@@ -36,13 +36,12 @@ def tilted(law: GaussianMixture, slope: Tensor, extent: float = 3.2, samples: in
             place = [k + 0.27 * (i - 1) for k in range(count)]
             right.bar(place, figures.array(share), 0.25, color=color, label=name)
         reward = wanted.weights @ (wanted.means @ slope)
-        right.set(title=f"wanted: mean reward {reward:.2f}", ylabel="share of the samples", ylim=(0, 1.25))
+        right.set(title=f"wanted: mean reward {reward:.2f}", ylabel="share", ylim=(0, 1.25), yticks=(0, 0.5, 1))
         right.set(xlabel="component", xticks=range(count), xticklabels=[str(k + 1) for k in range(count)])
-        right.legend(loc="upper left", fontsize=10, ncols=3, columnspacing=1, handlelength=1)
+        right.legend(loc="upper left", fontsize=10, ncols=3, columnspacing=0.8, handlelength=1, handletextpad=0.4)
 
-    controls = {
-        "n": choice("keep the best of", {str(n): n for n in (1, 2, 4, 16, 64)}),
-        "strength": slider("strength of the reward", 0.0, 1.5, 0.1, 1.0),
-    }
+    keep = choice("keep the best of", [1, 2, 4, 16, 64])
+    keep.value = 4
+    controls = {"n": keep, "strength": slider("strength of the reward", 0.0, 1.5, 0.1, 1.0)}
     alt = "Left: the best of N samples over the tilted law. Right: the share of each component in three laws."
     return Explorer(draw, controls, alt=alt)
