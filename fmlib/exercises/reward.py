@@ -254,7 +254,7 @@ drift_to_velocity = Function(
         ),
         Wrong(
             _ODE.format("drift + x / t"),
-            "This is $2u^*$. Divide by 2.",
+            "This is $2u^*$, twice the velocity. Divide by 2.",
         ),
         Wrong(
             _ODE.format("drift / 2"),
@@ -358,7 +358,7 @@ adjoint_sweep = Function(
     return ____""",
     reference=_SWEEP,
     why=(
-        "$a_k=\\big(\\frac{\\partial m_k}{\\partial x}\\big)^{\\!\\top}a_{k+1}$ is the gradient of $m_k(x)\\cdot "
+        "$a_k=\\big(\\frac{\\partial m_k}{\\partial x}\\big)^{\\top}a_{k+1}$ is the gradient of $m_k(x)\\cdot "
         "a_{k+1}$ with $a_{k+1}$ held fixed, so one call of `autograd.grad` does it, without any matrix. The points "
         "are where the path was; no gradient flows through *them*. Rows do not mix, as the sum has one term for each."
     ),
@@ -430,8 +430,7 @@ adjoint_sweep = Function(
         """def answer(mean, points, a):
     result = torch.empty_like(points[:-1])
     for k in range(len(points) - 2, -1, -1):
-        _, back = torch.func.vjp(lambda y: mean(y, k), points[k])
-        result[k] = a = back(a)[0]
+        result[k] = a = torch.autograd.functional.vjp(lambda y: mean(y, k), points[k], a)[1]
     return result""",
         """def answer(mean, points, a):
     found = []
@@ -558,7 +557,7 @@ policy_loss = Function(
         ),
         Wrong(
             _LOSS.replace("torch.minimum(ratio * advantage, clipped * advantage)", "(ratio * advantage)"),
-            "Nothing is clipped here.",
+            "Nothing is clipped here: take the minimum with what has the clipped ratio.",
         ),
         Wrong(
             _LOSS.replace(".exp()", ".sum(0).exp()"),

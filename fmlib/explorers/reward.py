@@ -27,11 +27,11 @@ def tilted(law: GaussianMixture, slope: Tensor, extent: float = 3.2, samples: in
         x = drawn[torch.arange(samples), best]
         figures.space(left, extent, f"best of {n}: mean reward {x.mean(0) @ slope:.2f}")
         figures.density(left, lambda _: wanted.log_density(grid), extent, CELLS)
-        figures.points(left, x, figures.CYCLE[4], size=9, alpha=0.9)
+        figures.points(left, x, figures.TARGET, size=9, alpha=0.9)
         one = torch.ones((), device=x.device)
         shares = law.components(x, one, 0 * one).log_joint.softmax(1).mean(0)
         rows = [("law", law.weights, figures.NEUTRAL), ("tilted law", wanted.weights, figures.PATH)]
-        rows += [(f"best of {n}", shares, figures.CYCLE[4])]
+        rows += [(f"best of {n}", shares, figures.TARGET)]
         for i, (name, share, color) in enumerate(rows):
             place = [k + 0.27 * (i - 1) for k in range(count)]
             right.bar(place, figures.array(share), 0.25, color=color, label=name)

@@ -23,7 +23,7 @@ CODE = [asked.tilted_weights, asked.drift_to_velocity, asked.adjoint_sweep, aske
         (asked.drift_to_velocity, "lambda b, s, x, t: (b - x / t[:, None]) / 2", "A sign is wrong"),
         (
             asked.adjoint_sweep,
-            "lambda mean, points, a: torch.stack([torch.func.vjp(lambda y: mean(y, k), x)[1](a)[0] "
+            "lambda mean, points, a: torch.stack([torch.autograd.functional.vjp(lambda y: mean(y, k), x, a)[1] "
             "for k, x in enumerate(points[:-1])])",
             "It must be carried on",
         ),
