@@ -45,6 +45,7 @@ def sample(
     - an adaptive one: 'dopri5', 'dopri8', 'bosh3', 'adaptive_heun', or with options `solvers.dopri5(rtol=1e-8)`;
     - `solvers.maruyama(score, noise, generator)`, which adds noise; the score is given the same condition;
     - `solvers.flow_map`, for a network of average velocities, network(x, t, s=s, **condition): one call a step;
+    - `solvers.ancestral(schedule, generator)`, which adds so much that the start is forgotten, and needs no score;
     - on a manifold, `solvers.projected("midpoint", project=Sphere().project)` or `solvers.geodesic(Sphere())`;
     - your own step, a function (velocity, x, t, s) -> x that moves x from time t to time s, both 0-d tensors.
     t: two different times in [0, 1]; t=(1, 0) runs back to the source.

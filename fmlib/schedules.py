@@ -17,7 +17,7 @@ from fmlib import _validate
 
 @dataclass(frozen=True)
 class Schedule:
-    """What the schedules share: log-SNR and the product sigma_t sigma'_t, derived from the four methods below.
+    """What the schedules share, derived from the four methods below: log-SNR, sigma_t sigma'_t, the memoryless noise.
 
     A new schedule is a frozen dataclass with `alpha`, `sigma`, `d_alpha`, `d_sigma` and, if it has one in closed
     form, `inverse_log_snr`.
@@ -42,6 +42,27 @@ class Schedule:
     def log_snr(self, t: Tensor) -> Tensor:
         """lambda_t = log(alpha_t / sigma_t): -inf at t = 0, +inf at t = 1, increasing."""
         return self.alpha(t).log() - self.sigma(t).log()
+
+    def memoryless(self, t: Tensor) -> Tensor:
+        """The noise g_t with which a flow from N(0, I) forgets its start, g_t^2 = 2 sigma_t^2 d/dt log_snr.
+
+        With it, as `noise` of `solvers.maruyama`, X_0 and X_1 are independent (Domingo-Enrich et al. 2024, "Adjoint
+        Matching", arXiv 2409.08861, section 4.3). It is infinite at t = 0: a ValueError (not on an accelerator, where
+        no value is read). `solvers.ancestral` has the same law and no such coefficient. TypeError if t is no tensor.
+
+        >>> CondOT().memoryless(torch.tensor([0.5, 1.0]))  # sqrt(2 (1 - t) / t)
+        tensor([1.4142, 0.0000])
+        """
+        if not isinstance(t, Tensor):
+            raise TypeError(f"t must be a torch.Tensor, got {type(t).__name__}")
+        sigma, alpha = self.sigma(t), self.alpha(t)
+        g = (2 * (self.d_alpha(t) / alpha * sigma**2 - self.sigma_d_sigma(t))).sqrt()
+        if t.device.type == "cpu" and (alpha == 0).any():
+            raise ValueError(
+                f"the memoryless noise is infinite at t = {t[alpha == 0].flatten()[0].item():g}, where alpha_t = 0: "
+                "start later, or take solvers.ancestral"
+            )
+        return g
 
 
 @dataclass(frozen=True)

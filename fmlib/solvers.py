@@ -19,6 +19,8 @@ import torch
 from torch import Tensor
 
 from fmlib import _validate
+from fmlib.paths import AffinePath
+from fmlib.schedules import CondOT, Schedule
 
 Velocity = Callable[[Tensor, Tensor], Tensor]
 Step = Callable[[Velocity, Tensor, Tensor, Tensor], Tensor]
@@ -167,6 +169,35 @@ def _amount(noise, t: Tensor):
         came = f"a tensor of shape {tuple(g.shape)}" if isinstance(g, Tensor) else repr(g)
         raise ValueError(f"noise must be, or return, a finite number or a 0-d tensor, got {came}")
     return g
+
+
+def ancestral(schedule: Schedule | None = None, generator: torch.Generator | None = None) -> Step:
+    """The memoryless step of a flow from N(0, I): X_s given X_t, if X_1 were what is expected of it at X_t.
+
+    With x_1 = E[X_1 given X_t = x], which the velocity tells, and q = alpha_t^2 sigma_s^2 / (alpha_s^2 sigma_t^2),
+    X_s ~ N(alpha_s (1 - q) x_1 + alpha_t sigma_s^2 / (alpha_s sigma_t^2) x, sigma_s^2 (1 - q)) (Ho et al. 2020,
+    "Denoising Diffusion Probabilistic Models", equations 6 and 7, in our time). For small steps it is `maruyama` with
+    the noise `schedule.memoryless`, which is infinite at t = 0; here the first step has q = 0 and forgets x altogether.
+    The last, to s = 1, adds no noise. schedule: of the flow, cond-OT unless given. generator: for runs that repeat.
+    Forward in time only. Raises ValueError at t = 0 if alpha'_0 = 0: there no velocity tells x_1.
+
+    >>> step = ancestral(generator=torch.Generator().manual_seed(0))
+    >>> follow(step, lambda x, t: (3 - x) / (1 - t), torch.zeros(1, 1), torch.tensor([0.0, 0.5, 1.0]))  # to 3
+    tensor([[3.]])
+    """
+    schedule = CondOT() if schedule is None else schedule
+    path = AffinePath(schedule)
+
+    def step(velocity: Velocity, x: Tensor, t: Tensor, s: Tensor) -> Tensor:
+        a, b = path.coefficients(t, have="velocity", want="x_1")
+        x_1 = a * x + b * velocity(x, t)
+        fresh = -torch.expm1(2 * (schedule.log_snr(t) - schedule.log_snr(s)))  # 1 - q, also where q = 0
+        kept = schedule.alpha(t) / schedule.alpha(s) * (schedule.sigma(s) / schedule.sigma(t)) ** 2
+        noise = torch.randn(x.shape, dtype=x.dtype, device=x.device, generator=generator)
+        return schedule.alpha(s) * fresh * x_1 + kept * x + schedule.sigma(s) * fresh.sqrt() * noise
+
+    step.forward_only = True
+    return step
 
 
 def projected(method, project: Callable[[Tensor], Tensor]) -> Step:

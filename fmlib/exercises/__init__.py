@@ -21,6 +21,7 @@ from fmlib.exercises import (
     inverse,
     kinetic,
     marginalization,
+    reward,
 )
 from fmlib.exercises._blank import ____
 from fmlib.exercises._questions import Exercise, Outcome
@@ -37,9 +38,10 @@ TITLES = {
     "geometry": "Geometry",
     "faster": "Faster sampling",
     "inverse": "Inverse problems",
+    "reward": "Reward fine-tuning",
 }
 __all__ = ["____", "Exercise", "Outcome", "basics", "bregman", "couplings", "faster", "gaussian", "geometry"]
-__all__ += ["guidance", "inverse", "kinetic", "marginalization"]
+__all__ += ["guidance", "inverse", "kinetic", "marginalization", "reward"]
 __all__ += ["every", "progress", "progress_line", "reveal", "solved", "written"]
 
 

@@ -4,8 +4,8 @@
 `Explorer(draw, controls)`, with controls made by `slider` and `choice`.
 """
 
-from fmlib.explorers import basics, couplings, faster, geometry, guidance, inverse, kinetic, marginalization
+from fmlib.explorers import basics, couplings, faster, geometry, guidance, inverse, kinetic, marginalization, reward
 from fmlib.explorers._explorer import FRAMES, Explorer, choice, slider
 
 __all__ = ["FRAMES", "Explorer", "choice", "slider"]
-__all__ += ["basics", "couplings", "faster", "geometry", "guidance", "inverse", "kinetic", "marginalization"]
+__all__ += ["basics", "couplings", "faster", "geometry", "guidance", "inverse", "kinetic", "marginalization", "reward"]

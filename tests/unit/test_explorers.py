@@ -12,7 +12,7 @@ import nbformat
 import numpy as np
 import pytest
 import torch
-from helpers import F64, normal, skew_mixture
+from helpers import F64, normal, seeded, skew_mixture
 from matplotlib.figure import Figure
 from nbformat import v4
 from PIL import Image
@@ -350,9 +350,10 @@ def half(x, t):
         lambda: explorers.geometry.obstacle(RUNS, normal(20, 20).abs(), ((0.0, -1.0), (0.0, 0.3))),
         lambda: explorers.faster.few_steps({"u": turning, "slow": half}, GRIDS, DATA, 2 * DATA, most=3),
         lambda: explorers.inverse.observation(skew_mixture(), torch.tensor([[0.3, 1.0]]).double(), 0.3),
+        lambda: explorers.reward.tilted(skew_mixture(), torch.tensor([0.7, 0.7], dtype=torch.float64)),
     ],
     ids=["path", "posterior", "posterior of three", "target", "coupling", "weight", "noise of the source", "obstacle"]
-    + ["few steps", "observation"],
+    + ["few steps", "observation", "tilted"],
 )
 def test_the_explorers_draw_at_both_ends_of_every_slider(make):
     explorer = make()
@@ -410,3 +411,23 @@ def test_pigdm_is_exact_for_a_gaussian_prior_of_unit_width_and_dps_is_not():
         right, narrow = (explorers.inverse._guided(path, A, y, noise, wide=wide)(x, t) for wide in (True, False))
         torch.testing.assert_close(right, exact(x, t), rtol=1e-9, atol=1e-9)
         assert (narrow - exact(x, t)).abs().max() > 0.1
+
+
+def test_the_explorer_of_the_reward_shows_the_best_and_the_tilted_law():
+    """The shares of the tilted law by resampling; the mean reward of the best of four Gaussians, which is known."""
+    law = GaussianMixture.isotropic(torch.zeros(1, 2, dtype=torch.float64), 1.0)
+    figure, slope = Figure(), torch.tensor([1.0, 0.0], dtype=torch.float64)
+    explorers.reward.tilted(law, slope, samples=2000)._draw(figure, n=4, strength=1.0)
+    best = float(figure.axes[0].get_title().split()[-1])
+    assert abs(best - 1.0294) < 4 * 0.70 / 2000**0.5  # E max of four N(0, 1), and its standard deviation
+    assert figure.axes[1].get_title() == "wanted: mean reward 1.00"
+
+    figure, mixture, slope = Figure(), skew_mixture(), torch.tensor([0.8, -0.5], dtype=torch.float64)
+    explorers.reward.tilted(mixture, slope)._draw(figure, n=1, strength=0.5)
+    heights = [bar.get_height() for bar in figure.axes[1].patches]
+    x = mixture.sample(100_000, seeded())
+    one = torch.ones((), dtype=torch.float64)
+    parts = mixture.components(x, one, 0 * one).log_joint.softmax(1)
+    shares = ((0.5 * x @ slope).softmax(0)[:, None] * parts).sum(0)
+    assert np.allclose(heights[3:6], shares, atol=0.02) and np.allclose(heights[:3], mixture.weights)
+    assert abs(sum(heights[6:9]) - 1) < 1e-9

@@ -4,7 +4,7 @@ import math
 import mpmath
 import pytest
 import torch
-from helpers import F64, SCHEDULES, every_schedule, in_60_digits
+from helpers import F64, SCHEDULES, every_schedule, in_60_digits, one_sentence
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.integrate import quad
@@ -195,3 +195,36 @@ def test_log_snr_goes_on_where_alpha_is_too_small_to_be_a_number():
         assert schedule.log_snr(moment).item() == pytest.approx(float(expected), rel=1e-6)
         back = schedule.inverse_log_snr(torch.tensor(float(expected), dtype=F64))
         assert back.item() == pytest.approx(moment.item(), rel=1e-12)
+
+
+@every_schedule
+def test_the_memoryless_noise_by_autograd_of_the_log_snr(schedule):
+    """g^2 = 2 sigma^2 d/dt log(alpha / sigma), the derivative not by hand."""
+    t = torch.linspace(0.01, 0.99, 50, dtype=F64, requires_grad=True)
+    (slope,) = torch.autograd.grad(schedule.log_snr(t).sum(), t)
+    torch.testing.assert_close(schedule.memoryless(t.detach()) ** 2, 2 * schedule.sigma(t.detach()) ** 2 * slope)
+
+
+@every_schedule
+def test_the_memoryless_noise_is_twice_what_stands_before_the_score(schedule):
+    """At t = 1 both are 0, but for the variance-preserving schedule, whose sigma' is infinite there."""
+    t = torch.linspace(0.1, 1.0, 10, dtype=F64)
+    before = AffinePath(schedule).coefficients(t, have="score", want="velocity")[1]
+    torch.testing.assert_close(schedule.memoryless(t) ** 2 / 2, before, rtol=1e-12, atol=1e-15)
+    assert (schedule.memoryless(t[-1]) > 0).item() == isinstance(schedule, VariancePreserving)
+
+
+def test_the_memoryless_noise_follows_the_format_of_its_time():
+    g = CondOT().memoryless(torch.tensor([[0.5, 1.0]]))
+    assert g.dtype == torch.float32 and g.shape == (1, 2)
+
+
+@every_schedule
+def test_the_memoryless_noise_has_no_value_at_the_start(schedule):
+    for t in (torch.tensor(0.0), torch.tensor([0.5, 0.0, 1.0], dtype=F64)):
+        with pytest.raises(ValueError, match="the memoryless noise is infinite at t = 0, where alpha_t = 0") as error:
+            schedule.memoryless(t)
+        assert one_sentence(error)
+    with pytest.raises(TypeError, match="t must be a torch.Tensor, got float") as error:
+        schedule.memoryless(0.5)
+    assert one_sentence(error)

@@ -2,13 +2,17 @@ import math
 
 import pytest
 import torch
-from helpers import F64, Counted, kurtosis, normal, one_sentence, seeded, skew_mixture
+from helpers import F64, Counted, every_schedule, kurtosis, normal, one_sentence, seeded, skew_mixture
 from scipy.integrate import solve_ivp
 from scipy.stats import kstest
 
 from fmlib import solvers
 from fmlib.exact import MixturePath
-from fmlib.solvers import maruyama
+from fmlib.laws import GaussianMixture
+from fmlib.metrics import energy_distance
+from fmlib.sampling import sample
+from fmlib.schedules import CondOT, Polynomial
+from fmlib.solvers import ancestral, maruyama
 
 ORDERS = {"euler": 1, "midpoint": 2, "heun": 2, "rk4": 4}
 STEPS, ADAPTIVE = solvers.FIXED, solvers.ADAPTIVE
@@ -291,3 +295,103 @@ def test_euler_maruyama_needs_a_score_like_x():
         with pytest.raises(kind, match=message) as error:
             solvers.follow(maruyama(score), zero, torch.zeros(2, 1), torch.tensor([0.0, 1.0]))
         assert one_sentence(error)
+
+
+def to_a_point(schedule, x_1):
+    """The velocity of the flow to the single point x_1, all of whose means are known."""
+    return MixturePath(GaussianMixture.isotropic(x_1, 1e-9), schedule).velocity
+
+
+@every_schedule
+@pytest.mark.parametrize("t, s", [(0.1, 0.3), (0.5, 0.55), (0.4, 0.95), (0.7, 1.0)])
+def test_an_ancestral_step_is_the_conditional_law_of_the_memoryless_process(schedule, t, s):
+    """Noise is added from s back to t: given X_1, Cov(X_t, X_s) = alpha_t / alpha_s Var X_s. Condition on X_t."""
+    n, x_1, t, s = 40_000, torch.tensor([[1.5]], dtype=F64), *torch.tensor([t, s], dtype=F64)
+    mean = torch.stack([schedule.alpha(t), schedule.alpha(s)]) * x_1[0]
+    v_t, v_s = schedule.sigma(t) ** 2, schedule.sigma(s) ** 2
+    cross = schedule.alpha(t) / schedule.alpha(s) * v_s
+    for x in (-0.4, 0.7):
+        moved = ancestral(schedule, seeded(1))(to_a_point(schedule, x_1), torch.full((n, 1), x, dtype=F64), t, s)
+        expected = mean[1] + cross / v_t * (x - mean[0])
+        variance = v_s - cross**2 / v_t
+        assert abs(moved.mean() - expected) <= 4 * (variance / n).sqrt() + 1e-8
+        assert abs(moved.var() - variance) <= 4 * variance * math.sqrt(2 / n) + 1e-8
+
+
+@every_schedule
+def test_ancestral_moments_of_a_gaussian_after_every_step(schedule):
+    """Its denoiser is m + k (x - alpha m), so each step maps a Gaussian to one whose moments a hand can follow."""
+    n, m, var, times = 60_000, 0.8, 0.3, torch.linspace(0.02, 1, 9, dtype=F64)
+    velocity = MixturePath(GaussianMixture.isotropic(torch.tensor([[m]], dtype=F64), var**0.5), schedule).velocity
+    x_0 = normal(n, 1)
+    x = solvers.follow(ancestral(schedule, seeded(1)), velocity, x_0, times, every=1)
+    mean, variance = x_0.mean().item(), x_0.var().item()
+    for i, (t, s) in enumerate(zip(times[:-1], times[1:], strict=True), 1):
+        (a, b), (a_s, b_s) = ((schedule.alpha(r).item(), schedule.sigma(r).item()) for r in (t, s))
+        q = (a * b_s / (a_s * b)) ** 2
+        k = a * var / (a**2 * var + b**2)
+        slope = a_s * (1 - q) * k + a * b_s**2 / (a_s * b**2)
+        mean = a_s * (1 - q) * m * (1 - k * a) + slope * mean
+        variance = slope**2 * variance + b_s**2 * (1 - q)
+        assert abs(x[i].mean().item() - mean) < 4 * math.sqrt(variance / n)
+        assert abs(x[i].var().item() - variance) < 4 * variance * math.sqrt(2 / n)
+    assert abs(kurtosis(x[-1]) - 3) < 4 * math.sqrt(24 / n)
+
+
+def test_the_first_ancestral_step_forgets_where_it_came_from():
+    path = MixturePath(skew_mixture())
+    t, s = torch.tensor([0.0, 0.05], dtype=F64)
+    one, other = (
+        ancestral(generator=seeded(1))(path.velocity, x, t, s) for x in (normal(9, 2), 5 + 3 * normal(9, 2, seed=1))
+    )
+    torch.testing.assert_close(one, other, rtol=0, atol=1e-14)
+    moved = ancestral(generator=seeded(1))(path.velocity, normal(9, 2), s, 2 * s)
+    assert (moved - ancestral(generator=seeded(1))(path.velocity, 1 + normal(9, 2), s, 2 * s)).abs().min() > 0.1
+
+
+def test_the_last_ancestral_step_is_the_denoiser():
+    path, x = MixturePath(skew_mixture()), normal(9, 2)
+    moved = ancestral(generator=seeded(1))(path.velocity, x, *torch.tensor([0.7, 1.0], dtype=F64))
+    torch.testing.assert_close(moved, path.x_1(x, 0.7))
+
+
+def test_many_ancestral_steps_draw_the_mixture():
+    """As near to true samples as others are, which a flow that starts at one point is not; few steps are near."""
+    path, n = MixturePath(skew_mixture()), 3000
+    true = path.target.sample(n, seeded())
+    floor = max(energy_distance(path.target.sample(n, seeded(seed)), true) for seed in range(1, 6))
+    many, few = (
+        sample(path.velocity, normal(n, 2), steps=steps, method=ancestral(generator=seeded(7))) for steps in (200, 20)
+    )
+    assert energy_distance(many, true) < floor < energy_distance(few, true) < 0.012
+    assert energy_distance(sample(path.velocity, torch.zeros(n, 2, dtype=F64), steps=20), true) > 0.1
+
+
+def test_small_ancestral_steps_are_maruyama_with_the_memoryless_noise():
+    """Both moments of X_s given X_t = x, one step of h = 1e-4 from t = 0.4, apart by O(h^2)."""
+    path, x, (t, h) = MixturePath(skew_mixture()), normal(1, 2), torch.tensor([0.4, 1e-4], dtype=F64)
+    x = x.expand(40_000, 2)
+    steps = ancestral(generator=seeded(1)), maruyama(path.score, CondOT().memoryless, seeded(1))
+    one, other = (step(path.velocity, x, t, t + h) - x for step in steps)
+    torch.testing.assert_close(one.mean(0), other.mean(0), rtol=0, atol=20 * h.item() ** 1.5)
+    torch.testing.assert_close(one.var(0), other.var(0), rtol=1e-3, atol=0)
+
+
+def test_ancestral_follows_the_format_and_the_generator():
+    velocity = MixturePath(skew_mixture(torch.float32)).velocity
+    x = torch.ones(3, 2)
+    one, same, other = (sample(velocity, x, steps=5, method=ancestral(generator=seeded(k))) for k in (1, 1, 2))
+    assert one.dtype == torch.float32 and torch.equal(one, same) and not torch.equal(one, other)
+
+
+def test_ancestral_runs_forward_and_needs_to_know_the_end_point():
+    velocity, x = MixturePath(skew_mixture(), Polynomial(2.0)).velocity, normal(3, 2)
+    cases = [((1.0, 0.0), CondOT(), "times must increase for this step, got 1 to 0")]
+    cases += [((0.0, 1.0), Polynomial(2.0), "x_1 has no finite limit from velocity at t = 0: keep t away from it")]
+    for times, schedule, message in cases:
+        with pytest.raises(ValueError, match=message) as error:
+            sample(velocity, x, t=times, method=ancestral(schedule))
+        assert one_sentence(error)
+    assert sample(velocity, x, t=(0.05, 1.0), method=ancestral(Polynomial(2.0))).isfinite().all()
+    with pytest.raises(ValueError, match="the memoryless noise is infinite at t = 0"):
+        sample(velocity, x, method=maruyama(velocity, CondOT().memoryless))
