@@ -66,7 +66,7 @@ posterior = Function(
     reference=_KALMAN.format(_S, _GAIN, _MOVED, _EVIDENCE, _JOINT),
     why=(
         "$X_1$ and $Y$ are jointly Gaussian given the component, so $X_1$ given $Y=y$ is Gaussian with the mean "
-        "$\\mu_k+\\mathrm{Cov}(X_1,Y)\\,\\mathrm{Var}(Y)^{-1}(y-A\\mu_k)$, which is one step of a Kalman filter, and "
+        "$\\mu_k+\\mathrm{Cov}(X_1,Y)\\,\\mathrm{Var}(Y)^{-1}(y-A\\mu_k)$, which is one step of a Kalman filter. "
         "Bayes' rule on the component multiplies $w_k$ by how well it predicted $y$, with *all* of its spread: "
         "$S_k$, not $s^2$."
     ),
