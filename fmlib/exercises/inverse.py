@@ -66,7 +66,7 @@ posterior = Function(
     reference=_KALMAN.format(_S, _GAIN, _MOVED, _EVIDENCE, _JOINT),
     why=(
         "$X_1$ and $Y$ are jointly Gaussian given the component, so $X_1$ given $Y=y$ is Gaussian with the mean "
-        "$\\mu_k+\\mathrm{Cov}(X_1,Y)\\,\\mathrm{Var}(Y)^{-1}(y-A\\mu_k)$, which is one step of a Kalman filter, and "
+        "$\\mu_k+\\mathrm{Cov}(X_1,Y)\\,\\mathrm{Var}(Y)^{-1}(y-A\\mu_k)$, which is one step of a Kalman filter. "
         "Bayes' rule on the component multiplies $w_k$ by how well it predicted $y$, with *all* of its spread: "
         "$S_k$, not $s^2$."
     ),
@@ -353,7 +353,7 @@ def _steps(draw: torch.Generator) -> list[tuple]:
     return cases
 
 
-_WEIGH = """def answer(log_w, before, after, log_p, log_q):
+_WEIGH = """def answer(log_w, before, after, log_p, log_r):
     log_w = {}
     w = (log_w - log_w.max()).exp()
     return {}"""
@@ -366,12 +366,12 @@ one_twist = Function(
     question=(
         "This is the weight of each particle after one step. `log_w` holds the logs of the weights so far, all of "
         "shape `(n,)`; `before` and `after` are $\\log h_t(x_t)$ and $\\log h_s(x_s)$, the twist at both ends of the "
-        "step; `log_p` and `log_q` are the log densities of the step under the free walk and under the guided one. "
+        "step; `log_p` and `log_r` are the log densities of the step under the free walk and under the guided one. "
         "The code is right for the first step, as long as the twist is the same for all particles at $t=0$. After "
         "fifty steps, only a few percent of the particles have any weight to speak of. Mend it."
     ),
-    given=_WEIGH.format("log_w + after + log_p - log_q", _SHARE),
-    reference=_WEIGH.format("log_w + after - before + log_p - log_q", _SHARE),
+    given=_WEIGH.format("log_w + after + log_p - log_r", _SHARE),
+    reference=_WEIGH.format("log_w + after - before + log_p - log_r", _SHARE),
     why=(
         "After $k$ steps the weight must be $h_{t_k}(x_{t_k})\\prod p/q$: one twist, the latest. As written it is the "
         "product of *all* twists on the way, so the same observation counts $k$ times, as if its noise were "
@@ -382,28 +382,28 @@ one_twist = Function(
         "How often has the observation been counted after $k$ steps?",
         "`before` is an argument that nobody uses.",
     ),
-    arguments=("log_w", "before", "after", "log_p", "log_q"),
-    truth=lambda log_w, before, after, log_p, log_q: torch.softmax(log_w + (after - before) + (log_p - log_q), 0),
+    arguments=("log_w", "before", "after", "log_p", "log_r"),
+    truth=lambda log_w, before, after, log_p, log_r: torch.softmax(log_w + (after - before) + (log_p - log_r), 0),
     wrongs=(
         Wrong(
-            _WEIGH.format("log_w + after + before + log_p - log_q", _SHARE),
+            _WEIGH.format("log_w + after + before + log_p - log_r", _SHARE),
             "Now the old twist counts twice. It has come in a step before: take it out again.",
         ),
         Wrong(
-            _WEIGH.format("log_w + before - after + log_p - log_q", _SHARE),
+            _WEIGH.format("log_w + before - after + log_p - log_r", _SHARE),
             "The two twists are exchanged: you divide by the new one.",
         ),
         Wrong(
-            _WEIGH.format("log_w + after - before + log_q - log_p", _SHARE),
+            _WEIGH.format("log_w + after - before + log_r - log_p", _SHARE),
             "The twists are right now, but you have exchanged the walks. A step that the guided walk makes too often "
             "must lose weight: $p/q$.",
         ),
         Wrong(
-            _WEIGH.format("after - before + log_p - log_q", _SHARE),
+            _WEIGH.format("after - before + log_p - log_r", _SHARE),
             "Now you forget the weights so far. Between two resamplings they multiply.",
         ),
         Wrong(
-            _WEIGH.format("after + log_p - log_q", _SHARE),
+            _WEIGH.format("after + log_p - log_r", _SHARE),
             "This forgets the old twist by forgetting all that came before, $p/q$ of the earlier steps too. Keep "
             "`log_w`, and divide by the old twist.",
         ),
@@ -413,30 +413,30 @@ one_twist = Function(
             "never paid for.",
         ),
         Wrong(
-            _WEIGH.format("log_w + log_p - log_q", _SHARE),
+            _WEIGH.format("log_w + log_p - log_r", _SHARE),
             "Without any twist nothing is left of the observation but the push, and $p/q$ undoes that: these particles "
             "follow the prior.",
         ),
         Wrong(
-            _WEIGH.format("log_w - before + log_p - log_q", _SHARE),
+            _WEIGH.format("log_w - before + log_p - log_r", _SHARE),
             "You take out the old twist and put in no new one.",
         ),
         Wrong(
-            _WEIGH.format("log_w + after - before + log_p - log_q", "w"),
+            _WEIGH.format("log_w + after - before + log_p - log_r", "w"),
             "The twist is right now. But you took away the normalisation: weights must sum to one.",
         ),
     ),
     cases=_steps,
     rights=(
-        "def answer(log_w, before, after, log_p, log_q):\n    return torch.softmax(log_w + after - before + log_p - "
-        "log_q, 0)",
-        "def answer(log_w, before, after, log_p, log_q):\n    log_w = log_w - before + log_p\n    log_w = log_w + "
-        "after - log_q\n    return (log_w - log_w.logsumexp(0)).exp()",
+        "def answer(log_w, before, after, log_p, log_r):\n    return torch.softmax(log_w + after - before + log_p - "
+        "log_r, 0)",
+        "def answer(log_w, before, after, log_p, log_r):\n    log_w = log_w - before + log_p\n    log_w = log_w + "
+        "after - log_r\n    return (log_w - log_w.logsumexp(0)).exp()",
         "def answer(a, b, c, d, e):\n    w = a.exp() * c.exp() / b.exp() * (d - e).exp()\n    return w / sum(w)",
     ),
     other_wrongs=(
-        (_WEIGH.format("log_w + after - before + log_p - log_q", "w.sum()"), "is expected"),
-        (_WEIGH.format("(log_w + after - before + log_p - log_q) / 2", _SHARE), "expected is"),
+        (_WEIGH.format("log_w + after - before + log_p - log_r", "w.sum()"), "is expected"),
+        (_WEIGH.format("(log_w + after - before + log_p - log_r) / 2", _SHARE), "expected is"),
     ),
 )
 
