@@ -47,8 +47,8 @@ class Schedule:
         """The noise g_t with which a flow from N(0, I) forgets its start, g_t^2 = 2 sigma_t^2 d/dt log_snr.
 
         With it, as `noise` of `solvers.maruyama`, X_0 and X_1 are independent (Domingo-Enrich et al. 2024, "Adjoint
-        Matching", arXiv 2409.08861, on memoryless noise). It is infinite at t = 0: a ValueError (not on an accelerator, where
-        no value is read). `solvers.ancestral` has the same law and no such coefficient. TypeError if t is no tensor.
+        Matching", arXiv 2409.08861). It is infinite at t = 0: a ValueError (not on an accelerator, where no value is
+        read). `solvers.ancestral` has the same law and no such coefficient. TypeError if t is no tensor.
 
         >>> CondOT().memoryless(torch.tensor([0.5, 1.0]))  # sqrt(2 (1 - t) / t)
         tensor([1.4142, 0.0000])
