@@ -152,7 +152,7 @@ def sample(options: argparse.Namespace) -> None:
     y = n
     if classes:
         y = torch.arange(n) % classes if label is None else torch.full((n,), label)
-    x = evaluation.draw(model, y, seed, options.steps, followed)
+    x = evaluation.draw(model, y, seed, options.steps, **followed)
     path.parent.mkdir(parents=True, exist_ok=True)
     with checkpoints.replacing(path) as temporary:
         if path.suffix == ".npz":
@@ -162,9 +162,9 @@ def sample(options: argparse.Namespace) -> None:
     say(f"wrote {n} samples to {path}")
 
 
-def _followed(model: nn.Module, about: dict, options: argparse.Namespace) -> nn.Module | None:
+def _followed(model: nn.Module, about: dict, options: argparse.Namespace) -> dict:
     """What `evaluation.draw` is to follow in place of the model: it guided, on another schedule, both, or neither."""
-    velocity = None
+    velocity = model
     if options.guidance is not None:
         if not about.get("label_dropout"):
             raise ValueError(
@@ -174,11 +174,11 @@ def _followed(model: nn.Module, about: dict, options: argparse.Namespace) -> nn.
         velocity = guidance.classifier_free(model, options.guidance, model.config["classes"] - 1, interval)
     elif options.guidance_interval is not None:
         raise ValueError("--guidance-interval needs a weight: --guidance W")
-    if options.schedule is None:
-        return velocity
-    if evaluation.is_flow_map(model):
-        raise ValueError(f"--schedule is for velocities, and {options.run} holds a flow map, which jumps")
-    return paths.reschedule(model if velocity is None else velocity, CondOT(), SCHEDULES[options.schedule])
+    if options.schedule is not None:
+        if evaluation.is_flow_map(model):
+            raise ValueError(f"--schedule is for velocities, and {options.run} holds a flow map, which jumps")
+        velocity = paths.reschedule(velocity, CondOT(), SCHEDULES[options.schedule])
+    return {} if velocity is model else {"velocity": velocity}
 
 
 def _write_arrays(path: Path, arrays: dict[str, Tensor]) -> None:

@@ -160,7 +160,7 @@ def draw(model: nn.Module, labels: Tensor | int, seed: int, steps: int | None = 
     precision = "auto" if isinstance(model, models.UNet) else "float32"
     jumps = is_flow_map(model) and velocity is None
     options = {"method": solvers.flow_map if jumps else "midpoint", "precision": precision}
-    options["steps"] = steps or (JUMPS if jumps else MIDPOINTS)
+    options["steps"] = steps if steps is not None else JUMPS if jumps else MIDPOINTS
     return sampling.sample(model if velocity is None else velocity, noise.to(device), **options, **condition).cpu()
 
 
