@@ -460,7 +460,7 @@ smaller_loss = Choice(
         "c": ("it may be the one with 0.018, the loss cannot tell", ""),
         "d": (
             "the one with 0.018, always: a small loss of this kind means that clusters were lost",
-            "A perfect generator has a small loss too, the smaller the larger the batch is. The loss ranks neither way.",
+            "A perfect generator has a small loss too, smaller still for larger batches. The loss ranks neither way.",
         ),
     },
     after="Then open the box.",
