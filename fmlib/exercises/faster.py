@@ -422,7 +422,7 @@ wrong_average = Function(
         ),
         Wrong(
             _JUMPS.format("s * a(x, t, s)"),
-            "The step lasts $s-t$, not $s$.",
+            "The step begins at $t$, so it lasts $s-t$, not $s$.",
         ),
         Wrong(
             _JUMPS.format("(s - t) * a(x, t, s - t)"),
@@ -458,6 +458,10 @@ smaller_loss = Choice(
             "A batch of 256 does leave a noise of the order 1/256 in the loss. But the two samples differ visibly.",
         ),
         "c": ("it may be the one with 0.018, the loss cannot tell", ""),
+        "d": (
+            "the one with 0.018, always: a small loss of this kind means that clusters were lost",
+            "A perfect generator has a small loss too, smaller still for larger batches. The loss ranks neither way.",
+        ),
     },
     after="Then open the box.",
     why=(
