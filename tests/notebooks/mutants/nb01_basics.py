@@ -4,7 +4,7 @@ from tests.notebooks.mutants import Cell, Library
 
 _LABELLED = "              label=asked.to(device)).cpu()"
 _OF_CLASS = "torch.multinomial((digits.y == asked[:, None]).double(), 64, replacement=True)"
-_DRAWN = "torch.randn(600, 64, device=device), steps=25).cpu()"
+_DRAWN = "torch.randn(600, 64, device=device), steps=15).cpu()"
 _BOX = 'sample(moons_box, noises["moons"], steps=25)'
 _GAUSSIAN = "torch.linalg.cholesky({0}.T.cov() + 1e-4 * torch.eye({0}.shape[1])).T"
 
