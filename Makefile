@@ -20,7 +20,7 @@ ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
 help:
 	@echo "make lab             install, then open JupyterLab on notebook 01 (LAB_FLAGS: its options)"
 	@echo "make install         create .venv with the course and what it needs"
-	@echo "make test            the three below: unit tests, every notebook, the browser (15 to 20 minutes)"
+	@echo "make test            the three below: unit tests, every notebook, the browser (20 to 25 minutes)"
 	@echo "make test-unit       unit tests and doctests"
 	@echo "make test-notebooks  every notebook in a fresh kernel, unsolved and solved"
 	@echo "make test-browser    JupyterLab and the site in a headless Chromium"
