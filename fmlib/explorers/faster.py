@@ -9,6 +9,8 @@ from fmlib import figures
 from fmlib.explorers._explorer import Explorer, choice, slider
 from fmlib.sampling import sample
 
+STYLES = ("-", "--", ":", "-.")
+
 
 def few_steps(
     fields: dict[str, Callable], grids: dict[str, Callable[[int], Tensor]], x_0: Tensor, x_1: Tensor, most: int = 12
@@ -34,8 +36,9 @@ def few_steps(
         figures.points(left, x_1, figures.TARGET, "exact ends", size=12)
         figures.points(left, ends[field, grid][n - 1], figures.PATH, "ends of the steps", size=12, alpha=0.8)
         left.legend(loc="upper left", fontsize=9, ncols=2, handletextpad=0.1, columnspacing=0.8)
-        for name, color, style in zip(grids, figures.CYCLE[3:], ("-", "--", ":", "-."), strict=False):
-            right.plot(counts, errors[field, name], style, color=color, label=name)
+        for k, name in enumerate(grids):
+            color = figures.CYCLE[(3 + k) % len(figures.CYCLE)]
+            right.plot(counts, errors[field, name], STYLES[k % len(STYLES)], color=color, label=name)
         right.plot(n, errors[field, grid][n - 1], "o", color=figures.VELOCITY, markersize=9)
         right.set(yscale="log", ylim=(low / 1.5, high * 1.5), xlabel="midpoint steps", title=f"RMS error on {field}")
         right.legend(loc="upper right", fontsize=10)
