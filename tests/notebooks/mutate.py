@@ -52,8 +52,8 @@ def replaced(text: str, old: str, new: str, where: str) -> str:
     return text.replace(old, new)
 
 
-def spoil(mutant: Library) -> None:
-    """Give a function of `fmlib` its mutated code, wherever it is already known by name."""
+def spoiled(mutant: Library) -> tuple:
+    """The module, the function of `fmlib` in it and the function's mutated source."""
     module, *path = mutant.name.split(".")
     module = importlib.import_module(f"fmlib.{module}")
     owner = module
@@ -61,10 +61,16 @@ def spoil(mutant: Library) -> None:
         owner = getattr(owner, name)
     function = inspect.unwrap(vars(owner)[path[-1]])
     function = getattr(function, "func", getattr(function, "__func__", getattr(function, "fget", function)))
-    source = replaced(textwrap.dedent(inspect.getsource(function)), mutant.old, mutant.new, mutant.name)
+    source = textwrap.dedent(inspect.getsource(function))
+    return module, function, replaced(source, mutant.old, mutant.new, mutant.name)
+
+
+def spoil(mutant: Library) -> None:
+    """Give a function of `fmlib` its mutated code, wherever it is already known by name."""
+    module, function, source = spoiled(mutant)
     namespace = {}
     exec(compile(source, f"<{mutant.name}>", "exec"), vars(module), namespace)
-    made = inspect.unwrap(namespace[path[-1]])
+    made = inspect.unwrap(namespace[mutant.name.split(".")[-1]])
     function.__code__ = getattr(made, "func", getattr(made, "__func__", getattr(made, "fget", made))).__code__
 
 

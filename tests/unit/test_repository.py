@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from fmlib import datasets
+from tests.notebooks import mutate
 
 ROOT = Path(__file__).parents[2]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))
@@ -98,3 +99,15 @@ def test_the_table_of_mutants_says_how_many_there_are():
         found[number] = str(len(module.MUTANTS))
     assert stated == found and found.keys() == {path.name[:2] for path in NOTEBOOKS}
     assert all(int(count) >= 8 for count in found.values())
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
+def test_every_mutant_finds_what_it_replaces(path):
+    """`make mutants` would say so too, but nobody runs it after each change of `fmlib`."""
+    cells = dict(mutate.code_cells(path))
+    for mutant in mutate.mutants_of(path):
+        if isinstance(mutant, mutate.Library):
+            assert mutate.spoiled(mutant)
+            assert not mutant.at or mutant.at in cells, mutant.at
+        else:
+            assert mutate.replaced(cells[mutant.id], mutant.old, mutant.new, f"cell {mutant.id}")

@@ -179,8 +179,8 @@ MUTANTS = [
     Cell("density-code", "torch.tensor(4 * pi)", "torch.tensor(2 * pi)", "a source on half of the sphere"),
     Library(
         "models.Tangent.forward",
-        "self.manifold.tangent(x, self.network(x, t, **condition))",
-        "self.network(x, t, **condition)",
+        'getattr(self.manifold, "_tangent", self.manifold.tangent)(x, v)',
+        "v",
         "a velocity that is not tangent",
         at="density-code",
     ),
