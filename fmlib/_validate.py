@@ -174,3 +174,15 @@ def labels(name: str, y: Tensor, classes: int) -> Tensor:
     if looked_at and not (0 <= int(y.min()) and int(y.max()) < classes):
         raise ValueError(f"{name} must lie in [0, {classes}), got values from {int(y.min())} to {int(y.max())}")
     return y
+
+
+def known(network, condition: dict) -> None:
+    """ValueError for a `label` that the network, or the one in it, does not know, on whatever device it lies.
+
+    A GPU that is asked for a row beyond a table stops, and the process must be started anew: look before, once a call.
+    """
+    while not isinstance(getattr(network, "config", None), dict) and hasattr(network, "network"):
+        network = network.network
+    classes, label = (getattr(network, "config", None) or {}).get("classes"), condition.get("label")
+    if classes and isinstance(label, Tensor) and label.numel() and not torch.compiler.is_compiling():
+        labels("label", label.flatten().cpu(), classes)

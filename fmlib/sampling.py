@@ -1,5 +1,6 @@
 """Drawing samples: follow a velocity from the source to the target, or back."""
 
+import math
 from contextlib import nullcontext
 from typing import NamedTuple
 
@@ -8,7 +9,8 @@ from torch import Tensor, nn
 
 from fmlib import _validate, devices, solvers
 
-GRAPHED = 2**16  # numbers in a batch below which a GPU waits for Python rather than the other way round
+RECORDED = 2**19  # numbers in a network's widest layer, below which a GPU waits for Python to launch the next kernel
+WORTH = 8  # steps from which a recording pays: it costs about as much as five (measured on an H200)
 NEVER_CUT = 64  # rows that are never cut
 
 
@@ -58,7 +60,7 @@ def sample(
     number is for any velocity that treats rows one by one, and any step. A condition is cut alike if it is a tensor
     with as many rows as the batch. Adaptive methods and `differentiable` take all rows at once. precision: of the
     velocity's matrix products, 'float32', 'bf16' or 'auto' (`devices.precision_of`). compile: let torch.compile rewrite
-    the velocity. Small batches of a rowwise network on a GPU run as a CUDA graph.
+    the velocity. Many steps with a small batch of a rowwise network on a GPU run as a CUDA graph.
     Raises TypeError or ValueError for anything else; nothing is broadcast.
 
     >>> sample(lambda x, t: -x, torch.ones(1, 1), steps=100, method="rk4")  # e^{-1}
@@ -94,7 +96,7 @@ def sample(
             moments = times[::every] if return_path else times[[0, -1]]
             points, nfe = solvers.solve_adaptive(solver, field, x_0, moments)
             points = points if return_path else points[-1]
-        elif fast and named and x_0.is_cuda and x_0.numel() < GRAPHED:
+        elif fast and named and _is_recorded(velocity, x_0, len(times) - 1):
             points = solvers.solve_graphed(solver, field, x_0, times, kept)
             nfe = (len(times) - 1) * solvers.EVALUATIONS[solver.__name__]
         else:
@@ -195,12 +197,21 @@ def rows_together(chunk: int | str | None, velocity, x_0: Tensor) -> int:
     if not is_rowwise(velocity) or x_0.device.type != "cpu" or len(x_0) <= NEVER_CUT:
         return len(x_0)
     # What the widest layer puts out should fit the second-level cache of the cores that share the work
-    parameters = velocity.parameters() if callable(getattr(velocity, "parameters", None)) else ()
-    width = max([p.shape[0] for p in parameters if p.ndim > 1], default=1)
-    pixels = x_0[0, 0].numel() if x_0.ndim > 2 else 1
     cache = torch.cpu.get_capabilities().get("l2_cache_size") or 2**20
     size = 2 if torch.is_autocast_enabled("cpu") else x_0.element_size()
-    return max(NEVER_CUT, cache * torch.get_num_threads() // (width * pixels * size))
+    return max(NEVER_CUT, cache * torch.get_num_threads() // (_widest(velocity, x_0) * size))
+
+
+def _widest(velocity, x_0: Tensor) -> int:
+    """The numbers that a network's widest layer puts out for one row, as far as its weights tell."""
+    parameters = velocity.parameters() if callable(getattr(velocity, "parameters", None)) else ()
+    width = max([p.shape[0] for p in parameters if p.ndim > 1], default=1)
+    return width * math.prod(x_0.shape[2:])
+
+
+def _is_recorded(velocity, x_0: Tensor, steps: int) -> bool:
+    """Whether one step, recorded and replayed as a CUDA graph, takes less time than launching each kernel anew."""
+    return x_0.is_cuda and steps >= WORTH and 0 < len(x_0) * _widest(velocity, x_0) < RECORDED
 
 
 def _in_chunks(step, field: solvers.Field, x_0: Tensor, times: Tensor, kept: int | None, rows: int):

@@ -35,6 +35,8 @@ class Field:
     def __init__(self, function, shape: torch.Size, condition: dict, name: str = "velocity"):
         if not callable(function):
             raise TypeError(f"{name} must be a callable (x, t), got {type(function).__name__}")
+        if any(isinstance(value, Tensor) and value.device.type != "cpu" for value in condition.values()):
+            _validate.known(function, condition)  # on the CPU the network itself says so
         self.function, self.shape, self.condition, self.name, self.calls = function, shape, condition, name, 0
 
     def __call__(self, x: Tensor, t: Tensor, **second) -> Tensor:

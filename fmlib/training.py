@@ -14,9 +14,9 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from fmlib import batches, checkpoints, devices
+from fmlib import _validate, batches, checkpoints, devices
 from fmlib.batches import Batch, Law
-from fmlib.objectives import VelocityMatching
+from fmlib.objectives import MeanFlow, Shortcut, VelocityMatching
 from fmlib.runs import Checkpoints, Options, Run, described
 
 BETWEEN_CHECKS = 100  # steps between two looks at the loss: each look waits for the device
@@ -99,6 +99,8 @@ def fit(
     dtype = devices.precision_of(options.precision, device)
     _check_model(model, data, loss, disk)
     draw = batches.drawing(data, source, condition, coupling, batch_size, seed, device, world)
+    if isinstance(loss, (VelocityMatching, MeanFlow, Shortcut)):  # another loss may tell the network what it likes
+        _validate.known(model, condition)
     things = {"loss": loss, "coupling": coupling, "network": model, "data": data, "source": source} | condition
     identity = vars(options) | {name: described(thing, disk is not None) for name, thing in things.items()}
     identity["frozen"] = [name for name, p in model.named_parameters() if not p.requires_grad] or None

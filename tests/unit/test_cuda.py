@@ -153,15 +153,25 @@ def test_guided_sampling(interval):
     )
 
 
+@pytest.mark.parametrize("rows, steps, recorded", [(16, 20, True), (16, 4, False), (30_000, 20, False)])
+def test_many_steps_of_a_small_batch_are_recorded(monkeypatch, rows, steps, recorded):
+    net, seen = network().cuda(), []
+    monkeypatch.setattr(solvers, "cuda_graph", lambda advance: seen.append(1) or advance)
+    x = torch.randn(rows, 2, dtype=F64, device="cuda")
+    found = sample(net, x, steps=steps)
+    assert bool(seen) is recorded
+    torch.testing.assert_close(found, sample(lambda x, t: net(x, t), x, steps=steps))
+
+
 def test_a_second_call_of_the_graph_sees_new_weights():
     net, x = network().cuda(), X.cuda()
-    first = sample(net, x, steps=5)
+    first = sample(net, x, steps=10)
     net.requires_grad_(False)
     for weight in net.parameters():
         weight.mul_(0.5)
-    again = sample(net, x, steps=5)
+    again = sample(net, x, steps=10)
     assert not torch.equal(first, again)
-    torch.testing.assert_close(again, sample(lambda x, t: net(x, t), x, steps=5))
+    torch.testing.assert_close(again, sample(lambda x, t: net(x, t), x, steps=10))
 
 
 def test_a_rowwise_network_that_looks_at_time_is_not_recorded_with_one_answer():
@@ -253,6 +263,19 @@ def test_a_stopped_run_goes_on_bit_for_bit(tmp_path, coupling, precision):
     for a, b in zip(whole.model.parameters(), part.model.parameters(), strict=True):
         assert torch.equal(a, b)
     assert torch.equal(whole.losses, part.losses)
+
+
+def test_a_label_that_the_network_does_not_know_is_an_error_and_the_gpu_goes_on():
+    net, x, label = labelled().cuda(), X.cuda(), (LABEL + 2).cuda()
+    for call in (
+        lambda: sample(net, x, steps=2, label=label),
+        lambda: sample(guidance.classifier_free(net, 2.0, 3), x, steps=2, label=label),
+        lambda: likelihood.log_likelihood(net, x, steps=2, label=label),
+        lambda: fit(models.ResidualMLP(2, width=16, blocks=1, classes=4), X.float(), label=label, steps=2),
+    ):
+        with pytest.raises(ValueError, match=r"label must lie in \[0, 4\), got values from 2 to 4"):
+            call()
+    assert sample(net, x, steps=2, label=LABEL.cuda()).isfinite().all()
 
 
 def test_data_too_large_for_the_gpu_travel_batch_by_batch(monkeypatch):

@@ -345,13 +345,6 @@ def test_recorded_steps_are_the_steps(method, every):
     torch.testing.assert_close(recorded, plain, atol=1e-7, rtol=0)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_on_cuda_a_graph_gives_the_same_samples():
-    model, x_0 = small().cuda(), torch.randn(16, 2, device="cuda")
-    plain = sample(lambda x, t: model(x, t), x_0, steps=10)
-    torch.testing.assert_close(sample(model, x_0, steps=10), plain, atol=1e-5, rtol=1e-5)
-
-
 def test_samples_of_a_network_may_be_trained_on():
     x = sample(small(), torch.randn(4, 2), steps=2)
     assert not x.is_inference() and not x.requires_grad
