@@ -75,12 +75,13 @@ sys.path.insert(0, sys.argv[2])
 import torch
 from safetensors.torch import save_file
 from test_seam import TwoTimes, gaussian, mean_flow, weights
-from fmlib import devices, fit
+from fmlib import devices, fit, objectives
 
+loss = {"of one's own": mean_flow, "MeanFlow": objectives.MeanFlow(), "Shortcut": objectives.Shortcut()}[sys.argv[4]]
 drawn = []
 def remembering(network, batch):
     drawn.append(torch.rand(1, generator=batch.generator))
-    return mean_flow(network, batch)
+    return loss(network, batch)
 
 with devices.group(torch.device("cpu")) as world:
     torch.manual_seed(world.rank)  # weights of its own, which the first one's replace
@@ -94,10 +95,12 @@ with devices.group(torch.device("cpu")) as world:
 """
 
 
-@pytest.mark.parametrize("precision", ["float32", "bf16"])
-def test_a_loss_by_jvp_trains_two_processes_to_equal_weights(precision, tmp_path):
+@pytest.mark.parametrize(
+    "loss, precision", [("of one's own", "float32"), ("MeanFlow", "bf16"), ("Shortcut", "float32")]
+)
+def test_a_loss_of_two_times_trains_two_processes_to_equal_weights(loss, precision, tmp_path):
     (tmp_path / "mean_flow.py").write_text(MEAN_FLOW)
-    arguments = (tmp_path, Path(__file__).parent, precision)
+    arguments = (tmp_path, Path(__file__).parent, precision, loss)
     run = torchrun(2, *arguments, program=(str(tmp_path / "mean_flow.py"),))
     out, _ = run.communicate(timeout=100)
     assert run.returncode == 0, out
