@@ -21,6 +21,8 @@ from torch import Tensor
 
 from fmlib import _validate
 
+TURN = 2 * math.pi
+
 
 @dataclass(frozen=True)
 class Sphere:
@@ -246,8 +248,9 @@ def _gaussian(n: int, dim: int, generator, dtype) -> Tensor:
 
 def _wrapped(x: Tensor) -> Tensor:
     """x modulo 2 pi, in [-pi, pi); small values stay as they are."""
-    x = x - 2 * math.pi * torch.floor(x / (2 * math.pi) + 0.5)
-    return torch.where(x >= math.pi, x - 2 * math.pi, x).clamp(min=-math.pi)  # where x / 2 pi was rounded
+    turns = (x / TURN).add_(0.5).floor_()
+    below = torch.finfo(x.dtype).eps * math.pi / 2  # pi less this is at most the number before pi
+    return torch.add(x, turns, alpha=-TURN).clamp(-math.pi, math.pi - below)  # where x / 2 pi was rounded
 
 
 def _lorentz(u: Tensor, v: Tensor) -> Tensor:
