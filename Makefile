@@ -15,12 +15,13 @@ NOTEBOOKS := $(sort $(wildcard notebooks/[0-9]*.ipynb))
 # Tests and notebooks run side by side, one to a core, so each takes one thread.
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
 
-.PHONY: help install lab test test-unit test-notebooks test-browser run mutants bench workshop check-room site lint clean cpu-torch
+.PHONY: help install lab test test-quick test-unit test-notebooks test-browser run mutants bench workshop check-room site lint clean cpu-torch
 
 help:
 	@echo "make lab             install, then open JupyterLab on notebook 01 (LAB_FLAGS: its options)"
 	@echo "make install         create .venv with the course and what it needs"
 	@echo "make test            the three below: unit tests, every notebook, the browser (20 to 25 minutes)"
+	@echo "make test-quick      lint, and the unit tests without the slow ones (under 4 minutes)"
 	@echo "make test-unit       unit tests and doctests"
 	@echo "make test-notebooks  every notebook in a fresh kernel, unsolved and solved"
 	@echo "make test-browser    JupyterLab and the site in a headless Chromium"
@@ -40,10 +41,18 @@ install: $(VENV)/.course
 lab: $(VENV)/.course
 	$(BIN)/python -m jupyter lab --LabApp.app_settings_dir=notebooks/lab $(LAB_FLAGS) notebooks/01_basics.ipynb
 
-test: test-unit test-notebooks test-browser
+test:
+	@for part in unit notebooks browser; do \
+		start=$$(date +%s); $(MAKE) --no-print-directory test-$$part || exit 1; \
+		times="$$times $$part $$(($$(date +%s) - start)) s,"; \
+	done; echo "Passed:$${times%,}"
 
 test-unit: $(VENV)/.dev
 	$(ONE_THREAD) MPLBACKEND=Agg $(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal
+
+# For a contributor's loop: what neither starts processes nor compiles nor draws.
+test-quick: lint
+	$(ONE_THREAD) MPLBACKEND=Agg $(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal -m "not slow"
 
 # Whole notebooks per worker, a fresh kernel each, first as a learner gets them, then with every exercise solved.
 # `strict` fails a cell that writes to stderr and a kernel that dies.

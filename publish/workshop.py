@@ -3,7 +3,7 @@
 attendee/    notebooks without outputs, every exercise open; explorers keep their first picture
 instructor/  notebooks with outputs, solutions, and the wrong answers to expect
 slides/      one reveal.js deck a notebook, made from its tagged cells; opens from the disk, without a network
-handout.html the notation on one page, to print
+handout.html the notation and the terms on one sheet, to print
 WORKSHOP.md  the plan
 """
 
@@ -194,7 +194,7 @@ MARKDOWN.use(dollarmath_plugin, renderer=_mathematics)
 
 
 def handout() -> str:
-    """The notation on one page."""
+    """The notation and the terms on one sheet."""
     source = (HERE / "handout.md").read_text()
     return _fill("handout.html", body=MARKDOWN.render(source), mathjax="slides/assets/mathjax.js")
 

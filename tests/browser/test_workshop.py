@@ -79,9 +79,9 @@ def test_a_solution_appears_with_the_second_press(folder, watched):
     assert slide.locator(".fragment.visible").count() == 1
 
 
-def test_handout_is_one_page(folder, watched):
+def test_handout_is_one_sheet(folder, watched):
     page = watched(f"file://{folder}")
     page.goto(f"file://{folder}/handout.html")
     page.wait_for_function("window.MathJax?.startup?.promise.then(() => true)")
     assert page.locator("mjx-container").count() > 20 and page.locator("mjx-merror").count() == 0
-    assert page.pdf(prefer_css_page_size=True).count(b"/Type /Page\n") == 1
+    assert page.pdf(prefer_css_page_size=True).count(b"/Type /Page\n") == 2  # both sides

@@ -16,6 +16,8 @@ from torch import nn
 from fmlib import AffinePath, datasets, fit, models
 from fmlib.couplings import MinibatchOT, Paired
 
+pytestmark = pytest.mark.slow
+
 RECORDED = json.loads((Path(__file__).parent / "digests.json").read_text())
 
 

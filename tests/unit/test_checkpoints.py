@@ -18,6 +18,8 @@ from fmlib.models import MLP, ResidualMLP, UNet
 from fmlib.runs import Checkpoints
 from fmlib.training import fit
 
+pytestmark = pytest.mark.slow
+
 
 def network(seed: int, width: int = 4) -> ResidualMLP:
     torch.manual_seed(seed)

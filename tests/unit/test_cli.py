@@ -21,6 +21,8 @@ from fmlib import __main__ as cli
 from fmlib import checkpoints, datasets, evaluation, metrics
 from fmlib.models import MLP, ResidualMLP
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(autouse=True)
 def outside_a_notebook(monkeypatch):

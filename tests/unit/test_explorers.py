@@ -21,6 +21,8 @@ from fmlib import explorers
 from fmlib.exact import DataPath, MixturePath
 from fmlib.laws import GaussianMixture, LabelledMixture
 
+pytestmark = pytest.mark.slow
+
 
 class Drawing:
     """A `draw` that remembers what it was called with."""

@@ -16,6 +16,8 @@ from safetensors.torch import load_file
 
 from fmlib import checkpoints, devices
 
+pytestmark = pytest.mark.slow
+
 TRAIN = ["train", "digits", "--device", "cpu", "--batch-size", "32"]
 
 

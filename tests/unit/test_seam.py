@@ -19,6 +19,7 @@ from fmlib.schedules import Cosine
 
 # torch's own, at the first use of jvp or compile
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.filterwarnings("ignore:`torch.jit.script:DeprecationWarning"),
     pytest.mark.filterwarnings("ignore:The distutils package is deprecated:DeprecationWarning"),
 ]

@@ -12,6 +12,8 @@ from xml.etree import ElementTree
 import nbformat.v4
 import pytest
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 MAKEFILE = (ROOT / "Makefile").read_text()
 
