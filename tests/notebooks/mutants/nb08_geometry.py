@@ -77,8 +77,8 @@ MUTANTS = [
     ),
     Library(
         "manifolds._wrapped",
-        "x = x - 2 * math.pi *",
-        "x = x - 0 * math.pi *",
+        "alpha=-TURN",
+        "alpha=0",
         "differences of angles as they are",
         at="exp-log-claims",
     ),
