@@ -744,6 +744,15 @@ def test_with_a_mask_the_bound_is_tight(schedule):
     assert mean_of(tempered)[0] > path.entropy().item() + 4 * error  # of another law it lies above
 
 
+def test_with_a_mask_a_network_that_knows_nothing_of_it_is_bounded_as_it_is_sampled():
+    """It looks at no token, not at what is revealed either, and would draw the mask: neither enters."""
+    logits = torch.tensor([0.5, -1.0, 0.0, 4.0], dtype=F64)
+    x_1 = torch.tensor([[0, 1, 1]]).expand(20_000, 3)
+    found, error = mean_of(token_bound(lambda x, t: logits.expand(*x.shape, 4), x_1, mask=3, times=4))
+    p = logits[:3].softmax(0)
+    assert abs(found + (p[0] * p[1] * p[1]).log().item()) < 4 * error < 0.1
+
+
 @pytest.mark.parametrize("size", [2, 3, 10])
 def test_from_a_uniform_source_the_gap_has_a_closed_form(size):
     law = torch.full((size,), 1 / size, dtype=F64)
