@@ -619,7 +619,9 @@ def test_draws_come_from_the_generator_alone():
 def test_formats_follow_the_tokens_and_no_graph_is_kept():
     model = TokenMLP(3, K + 1)
     x = sample_tokens(model, torch.full((4, 3), K, dtype=torch.int32), steps=3, mask=K)
-    assert x.dtype == torch.int32 and x.shape == (4, 3)
+    assert x.dtype == torch.int32 and x.shape == (4, 3) and not x.is_inference()
+    none_left = sample_tokens(model, x, steps=3, mask=K)
+    assert torch.equal(none_left, x) and none_left is not x
     assert not token_bound(model, x, mask=K).requires_grad
 
 
