@@ -21,6 +21,7 @@ from fmlib import (
     sampling,
     schedules,
     solvers,
+    tokens,
     training,
 )
 from fmlib.claims import claim
@@ -56,5 +57,6 @@ __all__ = [
     "sampling",
     "schedules",
     "solvers",
+    "tokens",
     "training",
 ]

@@ -37,6 +37,44 @@ def points(name: str, x: Tensor) -> Tensor:
     return axes(name, x) if whole else batch(name, x)
 
 
+def tokens(name: str, x: Tensor, vocabulary: int | None = None) -> Tensor:
+    """Return `x` if it is a non-empty integer tensor of shape (batch, positions), with values in [0, vocabulary)."""
+    if not isinstance(x, Tensor):
+        raise TypeError(f"{name} must be a torch.Tensor, got {type(x).__name__}")
+    if x.is_floating_point() or x.is_complex() or x.dtype == torch.bool:
+        raise TypeError(f"{name} must hold tokens, which are integers, got {x.dtype}")
+    if x.ndim != 2 or not x.numel():
+        raise ValueError(f"{name} must have shape (batch, positions), and be not empty, got {tuple(x.shape)}")
+    if vocabulary is not None and x.device.type == "cpu" and not torch.compiler.is_compiling():
+        for value in (int(x.min()), int(x.max())):
+            if not 0 <= value < vocabulary:
+                raise ValueError(f"{name} must hold tokens in [0, {vocabulary}), got {value}")
+    return x
+
+
+def logits(value: Tensor, x: Tensor) -> Tensor:
+    """Return `value` if it is what a network says of the tokens `x`: logits (batch, positions, vocabulary)."""
+    if not isinstance(value, Tensor):
+        raise TypeError(f"logits must be a tensor, got {type(value).__name__}")
+    if value.ndim != 3 or value.shape[:2] != x.shape:
+        expected = f"({', '.join(map(str, x.shape))}, vocabulary)"
+        raise ValueError(f"logits must have shape {expected} for tokens {tuple(x.shape)}, got {tuple(value.shape)}")
+    if not value.is_floating_point():
+        raise TypeError(f"logits must have a floating dtype, got {value.dtype}")
+    return value
+
+
+def law(name: str, table: Tensor) -> Tensor:
+    """Return `table` if it is a law on finitely many things: a floating tensor, at least 0, with a sum of 1."""
+    if not isinstance(table, Tensor) or not table.is_floating_point():
+        came = table.dtype if isinstance(table, Tensor) else type(table).__name__
+        raise TypeError(f"{name} must be a floating torch.Tensor, got {came}")
+    total = table.sum().item()
+    if not table.numel() or not (table >= 0).all() or not abs(total - 1) <= 1e-5:
+        raise ValueError(f"{name} must be at least 0 and sum to 1, got a sum of {total:g}")
+    return table
+
+
 def shaped(name: str, x: Tensor) -> Tensor:
     """Return `x` if it is a non-empty, floating tensor of shape (batch, *dims), whatever its values."""
     if not isinstance(x, Tensor):

@@ -1,5 +1,5 @@
 """Marginal paths known in closed form: Gaussian-mixture targets and finite data sets, source N(0, I); and finite data
-sets on the sphere, source uniform (`SpherePath`).
+sets on the sphere, source uniform (`SpherePath`); and tokens, whose law is a table (`TokenPath`).
 
 The first two answer the same questions at a point x and time t: `velocity` u_t(x), `score` grad log p_t(x),
 `log_density` log p_t(x), the posterior means `x_1` = E[X_1 given X_t = x] and `x_0`, and `sample` X_t ~ p_t. Bound
@@ -385,6 +385,151 @@ class SpherePath:
         nearest = torch.zeros_like(log_p).scatter(1, angle.argmin(1, keepdim=True), 1.0)
         hole = log_p.isinf().all(1, keepdim=True)
         return torch.where(hole, nearest, torch.where(hole, 0, log_p).softmax(1))
+
+
+STATES = 4096  # of a `TokenPath`: a generator of so many is a matrix of 128 MB
+
+
+@dataclass(frozen=True, eq=False)
+class TokenPath:
+    """The mixture path on tokens, from independent draws of one source to a law that is a table: all of it exactly.
+
+    Each position of X_t is that of X_1 ~ q with probability kappa = alpha_t, and else that of X_0, a draw from the
+    source s (Gat et al. 2024, "Discrete Flow Matching", arXiv 2407.15595). Given x_1 a position's law is
+    kappa delta(x_1^i) + (1 - kappa) s, and a sum over all K^d words x_1 gives the rest, by Bayes' rule.
+
+    law: q, a table of shape (K,) * d for words of d positions and K tokens. source: s, (K,), one dtype and device with
+    it; a mask is a source with all its mass on one token, which the law gives none. Words are numbered as `flatten`
+    numbers the table, the last position fastest, and matrices act on columns: Q[y, x] leads from x to y. Worked out in
+    float64 (where the device has it); results have the law's dtype. Raises ValueError or TypeError for anything else,
+    and for more than 4096 words.
+
+    >>> pair = torch.tensor([[0.5, 0.0], [0.0, 0.5]])  # two positions that always agree
+    >>> TokenPath(pair, torch.tensor([0.5, 0.5])).posterior(torch.tensor([[0, 1]]), 0.5)  # which one is the noise?
+    tensor([[[0.5000, 0.5000],
+             [0.5000, 0.5000]]])
+    """
+
+    law: Tensor
+    source: Tensor
+    schedule: Schedule = CondOT()
+
+    def __post_init__(self):
+        for name, table in (("law", self.law), ("source", self.source)):
+            _validate.law(name, table)
+        shape, tokens = tuple(self.law.shape), tuple(self.source.shape)
+        if len(tokens) != 1 or not shape or shape != tokens * len(shape):
+            raise ValueError(f"law and source must have shapes (K,) * positions and (K,), got {shape} and {tokens}")
+        if self.law.numel() > STATES:
+            raise ValueError(f"law must have at most {STATES} states to be exact, got {self.law.numel()}")
+        _validate.alike("law", self.law, "source", self.source)
+        check_ends(self.schedule)
+
+    def posterior(self, x: Tensor, t: float | Tensor) -> Tensor:
+        """P(X_1^i = k given X_t = x), shape (batch, d, K).
+
+        x: tokens, (batch, d). t: a number, () or (batch,), in [0, 1]. At both ends it is the limit, so that a word of
+        which a part is given and the rest masked has the same posterior at every t, at t = 0 too. Where X_t cannot be x
+        at any time Bayes' rule says 0/0: there it is the law of the position, P(X_1^i = k).
+        """
+        d, K = self.law.ndim, len(self.source)
+        if _validate.tokens("x", x, K).shape[1] != d:
+            raise ValueError(f"x must have shape (batch, {d}), got {tuple(x.shape)}")
+        if x.device != self.law.device:
+            raise ValueError(f"x is on {x.device} but the law is on {self.law.device}")
+        kappa = self.schedule.alpha(_validate.time(t, in_float64(x[:, :1].float())))
+        if not kappa.ndim and len(x) > self.law.numel():  # each word once
+            return self.posterior(self._words(), t)[self._number(x)]
+        x, (kept, noise) = x.long(), (share.clamp(min=1e-20).expand(len(x), 1) for share in (kappa, 1 - kappa))
+        likelihood = (noise * in_float64(self.source)[x])[..., None].expand(-1, -1, K)
+        likelihood = likelihood.scatter_add(2, x[..., None], kept[..., None].expand(-1, d, 1))
+        parts = [self._given(part) for part in likelihood.split(max(1, 2**22 // self.law.numel()))]
+        return torch.cat(parts).to(self.law.dtype)
+
+    def _given(self, likelihood: Tensor) -> Tensor:
+        """The posterior where position i is seen with the likelihood L_i(k) of each token k, (batch, d, K)."""
+        law, d = in_float64(self.law), self.law.ndim
+        joint = law.expand(len(likelihood), *law.shape)
+        for i in range(d):
+            joint = joint * likelihood[:, i].reshape(-1, *(len(self.source) if j == i else 1 for j in range(d)))
+        others = [[j + 1 for j in range(d) if j != i] for i in range(d)]
+        sums = torch.stack([joint.sum(dim) if dim else joint for dim in others], 1)
+        alone = torch.stack([law.sum([j - 1 for j in dim]) if dim else law for dim in others])
+        total = sums.sum(2, keepdim=True)
+        return torch.where(total > 0, sums / total, alone / alone.sum(1, keepdim=True))
+
+    def probability(self, t: float | Tensor) -> Tensor:
+        """The law of X_t, shape (K,) * d. t: a number or a 0-d tensor in [0, 1]."""
+        kappa, table = self.schedule.alpha(self._moment(t)), in_float64(self.law)
+        source = in_float64(self.source)
+        for i in range(table.ndim):
+            noise = source.reshape(-1, *[1] * (table.ndim - 1 - i)) * table.sum(i, keepdim=True)
+            table = kappa * table + (1 - kappa) * noise
+        return table.to(self.law.dtype)
+
+    def generator(self, t: float | Tensor) -> Tensor:
+        """Q of d/dt p_t = Q p_t, shape (K^d, K^d): rates kappa' / (1 - kappa) P(X_1^i = k given X_t = x) to token k.
+
+        One position jumps at a time; columns sum to 0. t: a number or a 0-d tensor in
+        [0, 1). ValueError at t = 1, where the rates explode.
+        """
+        time = self._moment(t)
+        left = 1 - self.schedule.alpha(time)
+        if left == 0:
+            raise ValueError(f"t must be less than 1, as the rates kappa' / (1 - kappa) explode there, got {time:g}")
+        words, rate = self._words(), self.schedule.d_alpha(time) / left
+        start = self._number(words)[:, None, None]
+        place = len(self.source) ** torch.arange(self.law.ndim - 1, -1, -1, device=words.device)
+        token = torch.arange(len(self.source), device=words.device)
+        end = start + (token - words[..., None]) * place[:, None]
+        rates = rate * in_float64(self.posterior(words, time))
+        Q = torch.zeros(len(words), len(words), dtype=rates.dtype, device=rates.device)
+        Q.index_put_((end, start.expand_as(end)), rates, accumulate=True)
+        return (Q - Q.sum(0).diag()).to(self.law.dtype)
+
+    def step(self, t: float | Tensor, s: float | Tensor) -> Tensor:
+        """P(y given x) of one step of `tokens.sample_tokens` from t to s, shape (K^d, K^d), y the row.
+
+        Every position is drawn anew from its posterior at t with probability (kappa_s - kappa_t) / (1 - kappa_t), all
+        at once and independently. t, s: numbers or 0-d tensors in [0, 1], t < 1, s >= t. ValueError otherwise.
+        """
+        moments = _validate.span(self._moment(t), self._moment(s), self._blank())
+        now, then = (self.schedule.alpha(moment) for moment in moments)
+        if now == 1:
+            raise ValueError(f"t must be less than 1, where nothing is left to be drawn, got {moments[0]:g}")
+        words, share = self._words(), (then - now) / (1 - now)
+        posterior = in_float64(self.posterior(words, moments[0]))
+        stay = torch.nn.functional.one_hot(words, len(self.source))
+        each = torch.lerp(stay.to(posterior), posterior, share)
+        kernel = each[:, 0]
+        for i in range(1, each.shape[1]):
+            kernel = (kernel[:, :, None] * each[:, i, None]).flatten(1)
+        return kernel.T.to(self.law.dtype)
+
+    def entropy(self) -> Tensor:
+        """-sum q log q of the law, in nats, a 0-d tensor."""
+        law = in_float64(self.law)
+        return -torch.special.xlogy(law, law).sum().to(self.law.dtype)
+
+    def _blank(self) -> Tensor:
+        return in_float64(self.source[:1, None])
+
+    def _moment(self, t) -> Tensor:
+        """One time, in float64."""
+        return _validate.time(t, self._blank()).reshape(())
+
+    def _words(self) -> Tensor:
+        """All words in their order, (K^d, d)."""
+        return torch.cartesian_prod(*[torch.arange(len(self.source), device=self.law.device)] * self.law.ndim).reshape(
+            -1, self.law.ndim
+        )
+
+    def _number(self, x: Tensor) -> Tensor:
+        """The number of each word, (batch,)."""
+        number = torch.zeros_like(x[:, 0], dtype=torch.int64)
+        for column in x.unbind(1):
+            number = number * len(self.source) + column
+        return number
 
 
 class _Query(NamedTuple):

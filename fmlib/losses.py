@@ -152,6 +152,38 @@ def _check_domain(name: str, x: Tensor, domain: Domain) -> None:
         raise ValueError(f"{name} must {domain.text}, got {came}")
 
 
+def token_rates(x_1: Tensor, logits: Tensor, x_t: Tensor, rate: float | Tensor) -> Tensor:
+    """Generalised KL from the jump rates of one word x_1 to those that the logits predict, in nats, (batch,).
+
+    Position i jumps from x_t^i to k at the rates u = rate 1(k = x_1^i) and v = rate p_i(k), p = softmax(logits), and
+
+        sum_i sum_{k != x_t^i} u log(u / v) - u + v
+            = rate sum_i 1(x_1^i != x_t^i) (-log p_i(x_1^i) - 1) + 1 - p_i(x_t^i).
+
+    With rate = kappa' / (1 - kappa), integrated over time, it bounds -log q(x_1) (`tokens.token_bound`; Shaul et al.
+    2024, "Flow Matching with General Discrete Paths", arXiv 2412.03487).
+
+    x_1, x_t: tokens, (batch, positions). logits: (batch, positions, vocabulary). rate: a number or (batch,), at least
+    0. TypeError or ValueError otherwise (its value is looked at on the CPU only).
+
+    >>> x_1, x_t = torch.tensor([[0]]), torch.tensor([[1]])
+    >>> token_rates(x_1, torch.zeros(1, 1, 2), x_t, 3.0)  # 3 (log 2 - 1 + 1/2)
+    tensor([0.5794])
+    """
+    _validate.same("x_1", _validate.tokens("x_1", x_1), "x_t", x_t)
+    vocabulary = _validate.logits(logits, x_1).shape[2]
+    for name, x in (("x_1", x_1), ("x_t", x_t)):
+        _validate.tokens(name, x, vocabulary)
+    rate = torch.as_tensor(rate, dtype=logits.dtype, device=logits.device)
+    if rate.ndim > 1 or (rate.ndim and len(rate) != len(x_1)):
+        raise ValueError(f"rate must have shape () or ({len(x_1)},), got {tuple(rate.shape)}")
+    if rate.device.type == "cpu" and not (fine := (rate >= 0) & rate.isfinite()).all():
+        raise ValueError(f"rate must be at least 0 and finite, got {rate[~fine].flatten()[0]:g}")
+    log_p = logits.log_softmax(-1)
+    arrive, stay = (log_p.gather(2, x.long()[..., None])[..., 0] for x in (x_1, x_t))
+    return rate * (torch.where(x_1 != x_t, -arrive - 1, 0) - stay.expm1()).sum(1)
+
+
 def _sum(x: Tensor) -> Tensor:
     return x.flatten(1).sum(1)
 

@@ -1,7 +1,8 @@
 """Small networks with one call signature, velocity(x, t, **condition), t a number, () or (batch,).
 
 `MLP` and `ResidualMLP` take points x (batch, dim), `UNet` images x (batch, channels, height, width), `Equivariant`
-clouds x (batch, points, dim), and `Tangent` makes of a network for points one for a manifold. All say `rowwise = True`,
+clouds x (batch, points, dim), and `Tangent` makes of a network for points one for a manifold. `TokenMLP` is the one
+that returns no velocity: it takes tokens x (batch, positions), integers, to logits. All say `rowwise = True`,
 so that `sampling.sample` may take rows in parts (`sampling.is_rowwise`).
 
 With `until=True` the first three are flow maps as well: network(x, t, s=s) is the average velocity on the way from t to
@@ -309,6 +310,48 @@ class _Attention(nn.Module):
         q, k, v = self.enter(self.norm(h)).flatten(2).unflatten(1, (3, heads, 32)).transpose(-1, -2).unbind(1)
         mixed = nn.functional.scaled_dot_product_attention(q, k, v)
         return h + self.leave(mixed.transpose(-1, -2).flatten(1, 2).reshape(h.shape))
+
+
+class TokenMLP(nn.Module):
+    """Tokens to logits of the posterior, (batch, length) -> (batch, length, vocabulary): blocks as of `ResidualMLP`.
+
+    h = sum_i E[i, x_i], with an embedding of its own for each token at each position, then blocks scaled and shifted by
+    the time and, if given, a label, then logits for all positions at once. Each position's logit of the token k that it
+    holds gets a gain g_k, linear in that embedding: what is there already need not pass the blocks to come out again.
+
+    length, vocabulary: counts, the mask, if any, being one of the vocabulary. With `classes`, calls need `label`:
+    integers of shape (batch,). TypeError or ValueError for tokens that are not integers in [0, vocabulary).
+
+    >>> TokenMLP(length=5, vocabulary=7)(torch.zeros(2, 5, dtype=torch.int64), 0.5).shape
+    torch.Size([2, 5, 7])
+    """
+
+    rowwise = True
+
+    def __init__(self, length: int, vocabulary: int, width: int = 96, blocks: int = 2, classes: int | None = None):
+        super().__init__()
+        shape = (_validate.count("length", length), _validate.count("vocabulary", vocabulary, 2))
+        self.config = {"length": length, "vocabulary": vocabulary, "width": width, "blocks": blocks, "classes": classes}
+        self.shape, self.embed = shape, _Embedding(width, classes, False, None)
+        self.enter = nn.EmbeddingBag(length * vocabulary, width, mode="sum")
+        nn.init.normal_(self.enter.weight, std=length**-0.5)
+        self.register_buffer("place", vocabulary * torch.arange(length), persistent=False)
+        self.blocks = nn.ModuleList(_Block(width) for _ in range(blocks))
+        self.leave = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, length * vocabulary))
+        self.gain = nn.Linear(width, vocabulary)
+        _zero(self.gain)
+
+    def forward(self, x: Tensor, t: float | Tensor, label: Tensor | None = None) -> Tensor:
+        length, vocabulary = self.shape
+        if _validate.tokens("x", x, vocabulary).shape[1] != length:
+            raise ValueError(f"x must have shape (batch, {length}), got {tuple(x.shape)}")
+        x = x.long()
+        h = self.enter(x + self.place)
+        context = self.embed(h, t, label, None)
+        for block in self.blocks:
+            h = block(h, context)
+        gain = self.gain(context).gather(1, x)
+        return self.leave(h).unflatten(1, self.shape).scatter_add(2, x[..., None], gain[..., None])
 
 
 def _doubled(h: Tensor) -> Tensor:

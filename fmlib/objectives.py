@@ -2,6 +2,7 @@
 
 `VelocityMatching` trains velocities; `MeanFlow` and `Shortcut` train flow maps, which `solvers.flow_map` samples in few
 steps: networks with a second time, network(x, t, s=s, **condition), as `models.MLP(..., until=True)`.
+`TokenCrossEntropy` and `TokenRates` train logits on integers, for which `fit` needs a source: see `tokens`.
 
 batch: a `batches.Batch` with x_0, x_1, t, condition, and a generator for what the loss draws itself. The network is
 called like any velocity, network(x, t, **batch.condition), as often as the loss needs it.
@@ -14,10 +15,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fmlib import _validate
+from fmlib import _validate, losses
 from fmlib.batches import Batch
+from fmlib.devices import in_float64
 from fmlib.models import TimeFeatures
-from fmlib.paths import AffinePath
+from fmlib.paths import AffinePath, TokenMix
+from fmlib.schedules import Schedule
 
 
 @dataclass(frozen=True)
@@ -185,6 +188,69 @@ def _check_features(network, highest: float) -> None:
             f"mean flow diverges under time features of high frequency, got {found:g} pi, allowed are {highest:g} pi: "
             "take a network with highest=4, or allow more with MeanFlow(highest=)"
         )
+
+
+@dataclass(frozen=True)
+class TokenCrossEntropy:
+    """E -log p_theta(X_1^i given X_t), a mean over rows and positions i: its minimiser is the posterior of X_1^i.
+
+    (Gat et al. 2024, "Discrete Flow Matching", arXiv 2407.15595.) path: whatever has
+    .sample(x_0, x_1, t, generator) -> x_t, tokens (batch, positions). The network returns logits (batch, positions,
+    vocabulary), p_theta = softmax. Raises TypeError or ValueError for another path or network, and for tokens of x_1
+    outside the vocabulary.
+
+    >>> x_0, x_1 = torch.zeros(2, 3, dtype=torch.int64), torch.ones(2, 3, dtype=torch.int64)
+    >>> batch = Batch(x_0, x_1, torch.rand(2), {}, torch.Generator())
+    >>> TokenCrossEntropy()(lambda x, t: torch.zeros(2, 3, 4), batch)  # log 4
+    tensor(1.3863)
+    """
+
+    path: TokenMix = TokenMix()
+
+    def __post_init__(self):
+        _check_path(self.path)
+
+    def __call__(self, network, batch: Batch) -> Tensor:
+        x_t = self.path.sample(batch.x_0, batch.x_1, batch.t, batch.generator)
+        logits = _validate.logits(network(x_t, batch.t, **batch.condition), x_t)
+        _validate.tokens("x_1", batch.x_1, logits.shape[2])
+        return torch.nn.functional.cross_entropy(logits.flatten(0, 1), batch.x_1.long().flatten())
+
+
+@dataclass(frozen=True)
+class TokenRates:
+    """E of the generalised KL between jump rates, `losses.token_rates` with the rate kappa' / (1 - kappa) at t.
+
+    (Holderrieth et al. 2024, "Generator Matching", arXiv 2410.20587, on losses that are Bregman divergences.) It is a
+    sum over positions, a mean over rows. At the minimum, again the posterior, it bounds the entropy of the data from
+    above, and -log q(x_1) row by row (`tokens.token_bound`). Its rate grows like 1 / (1 - t), so it is noisier than
+    `TokenCrossEntropy`. path, network and errors: as there, and a path needs a schedule. ValueError at t = 1.
+
+    >>> x_0, x_1 = torch.zeros(2, 3, dtype=torch.int64), torch.zeros(2, 3, dtype=torch.int64)
+    >>> batch = Batch(x_0, x_1, torch.full((2,), 0.5), {}, torch.Generator())
+    >>> TokenRates()(lambda x, t: torch.zeros(2, 3, 4), batch)  # three positions jump away at 2 (1 - 1/4)
+    tensor(4.5000)
+    """
+
+    path: TokenMix = TokenMix()
+
+    def __post_init__(self):
+        _check_path(self.path)
+        if not isinstance(getattr(self.path, "schedule", None), Schedule):
+            raise TypeError(f"path must have a schedule, got {type(self.path).__name__}")
+
+    def __call__(self, network, batch: Batch) -> Tensor:
+        t, schedule = in_float64(batch.t), self.path.schedule
+        rate = schedule.d_alpha(t) / (1 - schedule.alpha(t))
+        if t.device.type == "cpu" and not rate.isfinite().all():
+            raise ValueError(f"t must be less than 1, as the rate kappa' / (1 - kappa) explodes there, got {t.max():g}")
+        x_t = self.path.sample(batch.x_0, batch.x_1, batch.t, batch.generator)
+        return losses.token_rates(batch.x_1, network(x_t, batch.t, **batch.condition), x_t, rate).mean()
+
+
+def _check_path(path) -> None:
+    if not callable(getattr(path, "sample", None)):
+        raise TypeError(f"path must have a method sample(x_0, x_1, t, generator), got {type(path).__name__}")
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """Probability paths: the affine one, X_t = alpha_t X_1 + sigma_t X_0, with what a prediction converts into; the
-geodesic one, which runs on a manifold; and a velocity on another schedule than its own, `reschedule`."""
+geodesic one, which runs on a manifold; the mixture of tokens, `TokenMix`; and a velocity on another schedule than its
+own, `reschedule`."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -171,6 +172,34 @@ class GeodesicPath:
         to_end = self.manifold.log(x_t, torch.where(early, x_1, x_0))
         left = torch.where(early, 1 - alpha, -alpha)  # what is left of the way, or behind
         return PathSample(x_t, rate / left * to_end, x_0, x_1, time.reshape(time.shape[:1]))
+
+
+@dataclass(frozen=True)
+class TokenMix:
+    """Each position of X_t is that of X_1 with probability kappa = alpha_t, else that of X_0, independently.
+
+    (Gat et al. 2024, "Discrete Flow Matching", arXiv 2407.15595, with the convex interpolant.) Tokens are integers.
+    Raises ValueError for a schedule with other ends than alpha_0 = 0, alpha_1 = 1.
+    """
+
+    schedule: Schedule = CondOT()
+
+    def __post_init__(self):
+        check_ends(self.schedule)
+
+    def sample(self, x_0: Tensor, x_1: Tensor, t: float | Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Draw X_t given both ends, like x_0.
+
+        x_0, x_1: tokens, (batch, positions), of one dtype and device. t: a number, () or (batch,), in [0, 1]. Raises
+        ValueError or TypeError naming the argument otherwise.
+
+        >>> TokenMix().sample(torch.zeros(1, 3, dtype=torch.int64), torch.tensor([[4, 2, 7]]), 1.0)
+        tensor([[4, 2, 7]])
+        """
+        _validate.same("x_0", _validate.tokens("x_0", x_0), "x_1", _validate.tokens("x_1", x_1))
+        kappa = self.schedule.alpha(_validate.time(t, in_float64(x_0[:, :1].float())))
+        drawn = torch.rand(x_0.shape, generator=generator, dtype=kappa.dtype, device=x_0.device)
+        return torch.where(drawn < kappa, x_1, x_0)
 
 
 def reschedule(velocity, old: Schedule, new: Schedule):

@@ -77,7 +77,7 @@ def sample(
     solver = solvers.solver_of(method)
     if chunk not in (None, "auto"):
         _validate.count("chunk", chunk)
-    times = _times(steps, t, _validate.state("x_0", x_0), differentiable)
+    times = grid(steps, t, _validate.state("x_0", x_0), differentiable)
     every = _validate.count("every", every)
     if (len(times) - 1) % every:
         raise ValueError(f"every must divide the number of steps, got {every} and {len(times) - 1}")
@@ -139,7 +139,7 @@ def average_velocity(velocity, x: Tensor, t: float | Tensor, s: float | Tensor, 
     return total / steps
 
 
-def _times(steps, t, x_0: Tensor, differentiable: bool) -> Tensor:
+def grid(steps: int | Tensor, t: tuple[float, float], x_0: Tensor, differentiable: bool = False) -> Tensor:
     """The times between the steps, in the format and on the device of `x_0`: an equal grid, or the one that came."""
     start, end = _validate.times(t, x_0.dtype)
     if not isinstance(steps, Tensor):

@@ -19,7 +19,7 @@ from fmlib.schedules import CondOT, Cosine
 M, S2 = 1.0, 0.5  # the Gaussian problem: X ~ N(0, 1) as a whole, N(M, S2) given the label 0
 
 
-def gaussian(schedule=CondOT()):  # noqa: B008
+def gaussian(schedule=CondOT()):
     """u_t(x) under the label 1 and u_t(x | y) under the label 0, in closed form and without fmlib.exact."""
 
     def velocity(x, t, label):
@@ -40,7 +40,7 @@ def moments(weight: float) -> tuple[float, float]:
     return weight * M * S2 ** (weight / 2) * integrate.quad(rate, 0, math.inf)[0], S2**weight
 
 
-def labelled(schedule=CondOT()) -> LabelledMixture:  # noqa: B008
+def labelled(schedule=CondOT()) -> LabelledMixture:
     return LabelledMixture(skew_mixture(), torch.tensor([0, 1, 0]), schedule)
 
 
