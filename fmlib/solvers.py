@@ -204,8 +204,8 @@ def jumping(rate, land, method="euler", generator: torch.Generator | None = None
     """One Euler step of a sum of generators: `method` moves every point, and some jump instead.
 
     In the time h from t a point x jumps with probability 1 - exp(-h lambda_t(x)), and lands where `land` says; else it
-    goes where `method` takes it: "euler" for a flow, `maruyama(score, noise)` for a diffusion. All is evaluated at x and
-    t, so the step is of order 1 for the sum, u.grad f + g^2/2 lap f + lambda E[f(Y) - f] (Holderrieth et al. 2024,
+    goes where `method` takes it: "euler" for a flow, `maruyama(score, noise)` for a diffusion. All is evaluated at x, t
+    and so the step is of order 1 for the sum, u.grad f + g^2/2 lap f + lambda E[f(Y) - f] (Holderrieth et al. 2024,
     "Generator Matching"). For a share a of jumps, multiply lambda by a, and u and g^2 by 1 - a.
 
     rate: lambda, (x, t, **condition) -> (batch,), at least 0; it may be large where hardly a point is, and is then
