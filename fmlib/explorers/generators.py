@@ -47,7 +47,7 @@ def _films(path: MixturePath, samples: int, steps: int, noise: float, seed: int)
     return films
 
 
-def processes(path: MixturePath, samples: int = 1500, steps: int = 150, noise: float = 1.0, seed: int = 0) -> Explorer:
+def processes(path: MixturePath, samples: int = 1200, steps: int = 120, noise: float = 1.0, seed: int = 0) -> Explorer:
     """Choose a process that follows p_t on the line, and let the time play: its paths, and its law against p_t.
 
     path: of a mixture on the line. Left, `DRAWN` paths until the time t; right, the histogram of all samples over p_t.
