@@ -417,7 +417,7 @@ def test_pigdm_is_exact_for_a_gaussian_prior_of_unit_width_and_dps_is_not():
 
 def test_the_explorer_of_processes_draws_the_law_of_the_path_for_each():
     """Kolmogorov's test at two times, which another time fails; only jumps leave points where they are, and leap."""
-    films, n = explorers.generators._films(MixturePath(line_mixture()), 4000, 200, 1.0, seed=0), 4000
+    films = explorers.generators._films(MixturePath(line_mixture()), 4000, 200, 1.0, seed=0)
     assert list(films) == list(explorers.generators.SHARES)
     for name, film in films.items():
         for k, t in ((100, 0.5), (200, 1.0)):
