@@ -1,5 +1,6 @@
 """Marginal paths known in closed form: Gaussian-mixture targets and finite data sets, source N(0, I); and finite data
-sets on the sphere, source uniform (`SpherePath`); and tokens, whose law is a table (`TokenPath`).
+sets on the sphere, source uniform (`SpherePath`); and tokens, whose law is a table (`TokenPath`). And for any law that
+moves on a grid, its rates of jumps (`jump_rates`).
 
 The first two answer the same questions at a point x and time t: `velocity` u_t(x), `score` grad log p_t(x),
 `log_density` log p_t(x), the posterior means `x_1` = E[X_1 given X_t = x] and `x_0`, and `sample` X_t ~ p_t. Bound
@@ -23,6 +24,7 @@ from fmlib.schedules import CondOT, Schedule, check_ends
 
 # For torch.cdist: from the differences x - y, not as |x|^2 + |y|^2 - 2 x.y, which loses the small distances
 EXACT = "donot_use_mm_for_euclid_dist"
+MOST_STATES = 4096  # of a matrix of rates, which then takes 128 MiB
 
 
 @dataclass(frozen=True, eq=False)
@@ -530,6 +532,47 @@ class TokenPath:
         for column in x.unbind(1):
             number = number * len(self.source) + column
         return number
+
+
+def jump_rates(log_density, points: Tensor, t: float | Tensor) -> Tensor:
+    """The smallest rates of jumps between `points` whose law is p_t: Q, (n, n), with d/dt p = Q p.
+
+    A point leaves where p_t falls and lands where it rises: for y != x
+
+        Q[y, x] = [dp_t(x)/dt]_- / p_t(x) . [dp_t(y)/dt]_+ / sum_z [dp_t(z)/dt]_+,
+
+    the rate from x to y, and columns sum to 0 (the jump model of Holderrieth et al. 2024, "Generator Matching"). No
+    point both loses and gains, so no other Q makes fewer jumps in all. d/dt log p_t comes from `torch.func.jvp`, and a
+    rate is exact however small p_t is there.
+
+    log_density: (points, t) -> (n,), up to a constant, such as `MixturePath(...).log_density`; p_t is its softmax over
+    the points. points: (n, *dims), equally spaced for a density, at most 4096. t: a number or a 0-d tensor in [0, 1].
+    Worked out in float64 (where the device has it). Raises TypeError or ValueError for anything else, and ValueError
+    where log p_t or its slope in t is not finite, as at t = 1 for a law that shrinks to points there.
+
+    >>> rising = lambda x, t: torch.cat([(1 - t).reshape(1), (1 + t).reshape(1)]).log()  # 1/2 leaves the first for good
+    >>> jump_rates(rising, torch.tensor([[0.0], [1.0]]), 0.5)  # at the rate 1 / (1 - t)
+    tensor([[-2.,  0.],
+            [ 2.,  0.]])
+    """
+    n = len(_validate.batch("points", points))
+    if n > MOST_STATES:
+        raise ValueError(f"points must be at most {MOST_STATES} for a matrix of their rates, got {n}")
+    x = in_float64(points)
+    time = _validate.time(t, x)
+    if time.ndim:
+        raise ValueError(f"t must be one time for all points, got shape {tuple(t.shape)}")
+    log_p, slope = torch.func.jvp(lambda s: log_density(x, s), (time,), (torch.ones_like(time),))
+    if log_p.shape != (n,):
+        raise ValueError(f"log_density must return shape ({n},), got {tuple(log_p.shape)}")
+    if bad := int((~(log_p.isfinite() & slope.isfinite())).sum()):
+        raise ValueError(f"log_density and its slope in t must be finite, got {bad} of {n} that are not, at t={time:g}")
+    p = log_p.softmax(0)
+    rise = slope - p @ slope  # d/dt log p, of the normalised p
+    gain = p * rise.clamp(min=0)
+    landing = gain / gain.sum().clamp(min=torch.finfo(p.dtype).tiny)
+    rate = (-rise).clamp(min=0) * landing.sum()  # nobody leaves where nowhere is to land
+    return (torch.outer(landing, rate) - torch.diag(rate)).to(points.dtype)
 
 
 class _Query(NamedTuple):

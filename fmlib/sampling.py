@@ -46,6 +46,7 @@ def sample(
     - a fixed-step method: 'euler', 'midpoint', 'heun', 'rk4';
     - an adaptive one: 'dopri5', 'dopri8', 'bosh3', 'adaptive_heun', or with options `solvers.dopri5(rtol=1e-8)`;
     - `solvers.maruyama(score, noise, generator)`, which adds noise; the score is given the same condition;
+    - `solvers.jumping(rate, land, method)`, in which some points jump, and the others go where `method` takes them;
     - `solvers.flow_map`, for a network of average velocities, network(x, t, s=s, **condition): one call a step;
     - `solvers.ancestral(schedule, generator)`, which adds so much that the start is forgotten, and needs no score;
     - on a manifold, `solvers.projected("midpoint", project=Sphere().project)` or `solvers.geodesic(Sphere())`;

@@ -202,6 +202,56 @@ def ancestral(schedule: Schedule | None = None, generator: torch.Generator | Non
     return step
 
 
+def jumping(rate, land, method="euler", generator: torch.Generator | None = None) -> Step:
+    """One Euler step of a sum of generators: `method` moves every point, and some jump instead.
+
+    In the time h from t a point x jumps with probability 1 - exp(-h lambda_t(x)), and lands where `land` says; else it
+    goes where `method` takes it: "euler" for a flow, `maruyama(score, noise)` for a diffusion. All is evaluated at x, t
+    and so the step is of order 1 for the sum, u.grad f + g^2/2 lap f + lambda E[f(Y) - f] (Holderrieth et al. 2024,
+    "Generator Matching"). For a share a of jumps, multiply lambda by a, and u and g^2 by 1 - a.
+
+    rate: lambda, (x, t, **condition) -> (batch,), at least 0; it may be large where hardly a point is, and is then
+    followed by a jump for sure. land: (x, t, **condition) -> like x, called with only those rows that jump, and drawing
+    one Y for each. Both get what `sample` gives the velocity as condition. method: a name of a fixed-step method, or a
+    step. generator: decides who jumps; `land` has its own. Forward in time only. Raises TypeError or ValueError for
+    anything else, and ValueError for a rate that is negative, NaN or infinite, as many are at t = 1: stop before.
+
+    >>> one_more = jumping(lambda x, t: 3 + 0 * x[:, 0], lambda x, t: x + 1, generator=torch.Generator().manual_seed(0))
+    >>> x = follow(one_more, lambda x, t: 0 * x, torch.zeros(10_000, 1), torch.linspace(0, 1, 101))
+    >>> round(x.mean().item(), 1)  # a Poisson process
+    3.0
+    """
+    inner = solver_of(method)
+    if isinstance(inner, Adaptive):
+        raise ValueError(f"jumping needs a method of fixed steps, got {inner.method!r}")
+    for name, function in (("rate", rate), ("land", land)):
+        if not callable(function):
+            raise TypeError(f"{name} must be a callable (x, t), got {type(function).__name__}")
+
+    def step(velocity: Velocity, x: Tensor, t: Tensor, s: Tensor) -> Tensor:
+        condition, n = getattr(velocity, "condition", {}), len(x)
+        leaves = -torch.expm1(-(s - t) * _checked_rate(rate(x, t, **condition), x, t))
+        who = torch.rand(n, dtype=x.dtype, device=x.device, generator=generator) < leaves
+        moved = inner(velocity, x, t, s)
+        if not who.any():
+            return moved
+        theirs = {k: v[who] if isinstance(v, Tensor) and v.ndim and len(v) == n else v for k, v in condition.items()}
+        return moved.index_put((who,), _alike(land(x[who], t, **theirs), x[who], "land"))
+
+    step.forward_only = True
+    return step
+
+
+def _checked_rate(value, x: Tensor, t: Tensor) -> Tensor:
+    if not isinstance(value, Tensor) or value.shape != x.shape[:1]:
+        came = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+        raise ValueError(f"rate must return a tensor of shape ({len(x)},), got {came}")
+    if value.device.type == "cpu" and not bool(((value >= 0) & value.isfinite()).all()):
+        worst = value[~((value >= 0) & value.isfinite())][0].item()
+        raise ValueError(f"rate must be at least 0 and finite, got {worst:g} at t={t.item():g}")
+    return value.to(x.dtype)
+
+
 def projected(method, project: Callable[[Tensor], Tensor]) -> Step:
     """A fixed-step method whose every stage is brought back to a manifold: step(x -> u(project(x))), then project.
 

@@ -16,6 +16,7 @@ from fmlib.exercises import (
     couplings,
     faster,
     gaussian,
+    generators,
     geometry,
     guidance,
     inverse,
@@ -39,9 +40,10 @@ TITLES = {
     "faster": "Faster sampling",
     "inverse": "Inverse problems",
     "reward": "Reward fine-tuning",
+    "generators": "Generator matching",
 }
 __all__ = ["____", "Exercise", "Outcome", "basics", "bregman", "couplings", "faster", "gaussian", "geometry"]
-__all__ += ["guidance", "inverse", "kinetic", "marginalization", "reward"]
+__all__ += ["generators", "guidance", "inverse", "kinetic", "marginalization", "reward"]
 __all__ += ["every", "progress", "progress_line", "reveal", "solved", "written"]
 
 

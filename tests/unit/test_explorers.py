@@ -12,10 +12,11 @@ import nbformat
 import numpy as np
 import pytest
 import torch
-from helpers import F64, normal, seeded, skew_mixture
+from helpers import F64, line_cdf, line_mixture, normal, seeded, skew_mixture
 from matplotlib.figure import Figure
 from nbformat import v4
 from PIL import Image
+from scipy.stats import kstest
 
 from fmlib import explorers
 from fmlib.exact import DataPath, MixturePath
@@ -353,9 +354,10 @@ def half(x, t):
         lambda: explorers.faster.few_steps({"u": turning, "slow": half}, GRIDS, DATA, 2 * DATA, most=3),
         lambda: explorers.inverse.observation(skew_mixture(), torch.tensor([[0.3, 1.0]]).double(), 0.3),
         lambda: explorers.reward.tilted(skew_mixture(), torch.tensor([0.7, 0.7], dtype=torch.float64)),
+        lambda: explorers.generators.processes(MixturePath(line_mixture()), samples=50, steps=10),
     ],
     ids=["path", "posterior", "posterior of three", "target", "coupling", "weight", "noise of the source", "obstacle"]
-    + ["few steps", "observation", "tilted"],
+    + ["few steps", "observation", "tilted", "processes"],
 )
 def test_the_explorers_draw_at_both_ends_of_every_slider(make):
     explorer = make()
@@ -413,6 +415,21 @@ def test_pigdm_is_exact_for_a_gaussian_prior_of_unit_width_and_dps_is_not():
         right, narrow = (explorers.inverse._guided(path, A, y, noise, wide=wide)(x, t) for wide in (True, False))
         torch.testing.assert_close(right, exact(x, t), rtol=1e-9, atol=1e-9)
         assert (narrow - exact(x, t)).abs().max() > 0.1
+
+
+def test_the_explorer_of_processes_draws_the_law_of_the_path_for_each():
+    """Kolmogorov's test at two times, which another time fails; only jumps leave points where they are, and leap."""
+    films = explorers.generators._films(MixturePath(line_mixture()), 4000, 200, 1.0, seed=0)
+    assert list(films) == list(explorers.generators.SHARES)
+    for name, film in films.items():
+        for k, t in ((100, 0.5), (200, 1.0)):
+            assert kstest(film[k], line_cdf(line_mixture(), t, 1 - t)).pvalue > 1e-4, (name, t)
+        assert kstest(film[100], line_cdf(line_mixture(), 0.75, 0.25)).pvalue < 1e-9
+        moved = film.diff(dim=0).abs()
+        assert (moved.max() > 1) == (name not in ("flow", "diffusion"))
+        assert ((moved == 0).double().mean() > 0.5) == (name == "jumps")
+    rough = {name: films[name].diff(dim=0).square().sum(0).mean() for name in ("flow", "diffusion")}
+    assert rough["flow"] < 0.05 and abs(rough["diffusion"] - 1) < 0.1
 
 
 def test_the_explorer_of_the_reward_shows_the_best_and_the_tilted_law():
