@@ -14,6 +14,7 @@ from fmlib.exercises import (
     basics,
     bregman,
     couplings,
+    discrete,
     faster,
     gaussian,
     geometry,
@@ -39,9 +40,10 @@ TITLES = {
     "faster": "Faster sampling",
     "inverse": "Inverse problems",
     "reward": "Reward fine-tuning",
+    "discrete": "Discrete flows",
 }
-__all__ = ["____", "Exercise", "Outcome", "basics", "bregman", "couplings", "faster", "gaussian", "geometry"]
-__all__ += ["guidance", "inverse", "kinetic", "marginalization", "reward"]
+__all__ = ["____", "Exercise", "Outcome", "basics", "bregman", "couplings", "discrete", "faster", "gaussian"]
+__all__ += ["geometry", "guidance", "inverse", "kinetic", "marginalization", "reward"]
 __all__ += ["every", "progress", "progress_line", "reveal", "solved", "written"]
 
 

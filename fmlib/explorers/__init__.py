@@ -4,8 +4,9 @@
 `Explorer(draw, controls)`, with controls made by `slider` and `choice`.
 """
 
-from fmlib.explorers import basics, couplings, faster, geometry, guidance, inverse, kinetic, marginalization, reward
+from fmlib.explorers import basics, couplings, discrete, faster, geometry, guidance, inverse, kinetic, marginalization, reward
 from fmlib.explorers._explorer import FRAMES, Explorer, choice, slider
 
 __all__ = ["FRAMES", "Explorer", "choice", "slider"]
-__all__ += ["basics", "couplings", "faster", "geometry", "guidance", "inverse", "kinetic", "marginalization", "reward"]
+__all__ += ["basics", "couplings", "discrete", "faster", "geometry", "guidance", "inverse", "kinetic"]
+__all__ += ["marginalization", "reward"]
