@@ -64,6 +64,17 @@ def logits(value: Tensor, x: Tensor) -> Tensor:
     return value
 
 
+def law(name: str, table: Tensor) -> Tensor:
+    """Return `table` if it is a law on finitely many things: a floating tensor, at least 0, with a sum of 1."""
+    if not isinstance(table, Tensor) or not table.is_floating_point():
+        came = table.dtype if isinstance(table, Tensor) else type(table).__name__
+        raise TypeError(f"{name} must be a floating torch.Tensor, got {came}")
+    total = table.sum().item()
+    if not table.numel() or not (table >= 0).all() or not abs(total - 1) <= 1e-5:
+        raise ValueError(f"{name} must be at least 0 and sum to 1, got a sum of {total:g}")
+    return table
+
+
 def shaped(name: str, x: Tensor) -> Tensor:
     """Return `x` if it is a non-empty, floating tensor of shape (batch, *dims), whatever its values."""
     if not isinstance(x, Tensor):

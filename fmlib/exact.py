@@ -416,28 +416,21 @@ class TokenPath:
 
     def __post_init__(self):
         for name, table in (("law", self.law), ("source", self.source)):
-            if not isinstance(table, Tensor) or not table.is_floating_point():
-                came = table.dtype if isinstance(table, Tensor) else type(table).__name__
-                raise TypeError(f"{name} must be a floating torch.Tensor, got {came}")
-        shape, tokens = tuple(self.law.shape), self.source.shape
-        if self.source.ndim != 1 or not shape or any(size != len(self.source) for size in shape) or not len(tokens):
-            raise ValueError(f"law and source must have shapes (K,) * positions and (K,), got {shape}, {tuple(tokens)}")
+            _validate.law(name, table)
+        shape, tokens = tuple(self.law.shape), tuple(self.source.shape)
+        if len(tokens) != 1 or not shape or shape != tokens * len(shape):
+            raise ValueError(f"law and source must have shapes (K,) * positions and (K,), got {shape} and {tokens}")
         if self.law.numel() > STATES:
             raise ValueError(f"law must have at most {STATES} states to be exact, got {self.law.numel()}")
         _validate.alike("law", self.law, "source", self.source)
-        for name, table in (("law", self.law), ("source", self.source)):
-            total = in_float64(table).sum().item()
-            if not (table >= 0).all() or not abs(total - 1) <= 1e-5:
-                raise ValueError(
-                    f"{name} must be at least 0 and sum to 1, got a sum of {total:g}, least {table.min():g}"
-                )
         check_ends(self.schedule)
 
     def posterior(self, x: Tensor, t: float | Tensor) -> Tensor:
         """P(X_1^i = k given X_t = x), shape (batch, d, K).
 
-        x: tokens, (batch, d). t: a number, () or (batch,), in [0, 1]. Where X_t cannot be x, as at a word without its
-        mask at t = 0, Bayes' rule says 0/0: there it is the law of the position, P(X_1^i = k).
+        x: tokens, (batch, d). t: a number, () or (batch,), in [0, 1]. At both ends it is the limit, so that a word of
+        which a part is given and the rest masked has the same posterior at every t, at t = 0 too. Where X_t cannot be x
+        at any time Bayes' rule says 0/0: there it is the law of the position, P(X_1^i = k).
         """
         d, K = self.law.ndim, len(self.source)
         if _validate.tokens("x", x, K).shape[1] != d:
@@ -447,9 +440,9 @@ class TokenPath:
         kappa = self.schedule.alpha(_validate.time(t, in_float64(x[:, :1].float())))
         if not kappa.ndim and len(x) > self.law.numel():  # each word once
             return self.posterior(self._words(), t)[self._number(x)]
-        x, kappa = x.long(), kappa.expand(len(x), 1)
-        likelihood = ((1 - kappa) * in_float64(self.source)[x])[..., None].expand(-1, -1, K)
-        likelihood = likelihood.scatter_add(2, x[..., None], kappa[..., None].expand(-1, d, 1))
+        x, (kept, noise) = x.long(), (share.clamp(min=1e-20).expand(len(x), 1) for share in (kappa, 1 - kappa))
+        likelihood = (noise * in_float64(self.source)[x])[..., None].expand(-1, -1, K)
+        likelihood = likelihood.scatter_add(2, x[..., None], kept[..., None].expand(-1, d, 1))
         parts = [self._given(part) for part in likelihood.split(max(1, 2**22 // self.law.numel()))]
         return torch.cat(parts).to(self.law.dtype)
 

@@ -316,7 +316,8 @@ class TokenMLP(nn.Module):
     """Tokens to logits of the posterior, (batch, length) -> (batch, length, vocabulary): blocks as of `ResidualMLP`.
 
     h = sum_i E[i, x_i], with an embedding of its own for each token at each position, then blocks scaled and shifted by
-    the time and, if given, a label, then logits for all positions at once.
+    the time and, if given, a label, then logits for all positions at once. Each position's logit of the token k that it
+    holds gets a gain g_k, linear in that embedding: what is there already need not pass the blocks to come out again.
 
     length, vocabulary: counts, the mask, if any, being one of the vocabulary. With `classes`, calls need `label`:
     integers of shape (batch,). TypeError or ValueError for tokens that are not integers in [0, vocabulary).
@@ -337,16 +338,20 @@ class TokenMLP(nn.Module):
         self.register_buffer("place", vocabulary * torch.arange(length), persistent=False)
         self.blocks = nn.ModuleList(_Block(width) for _ in range(blocks))
         self.leave = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, length * vocabulary))
+        self.gain = nn.Linear(width, vocabulary)
+        _zero(self.gain)
 
     def forward(self, x: Tensor, t: float | Tensor, label: Tensor | None = None) -> Tensor:
         length, vocabulary = self.shape
         if _validate.tokens("x", x, vocabulary).shape[1] != length:
             raise ValueError(f"x must have shape (batch, {length}), got {tuple(x.shape)}")
-        h = self.enter(x.long() + self.place)
+        x = x.long()
+        h = self.enter(x + self.place)
         context = self.embed(h, t, label, None)
         for block in self.blocks:
             h = block(h, context)
-        return self.leave(h).unflatten(1, self.shape)
+        gain = self.gain(context).gather(1, x)
+        return self.leave(h).unflatten(1, self.shape).scatter_add(2, x[..., None], gain[..., None])
 
 
 def _doubled(h: Tensor) -> Tensor:

@@ -257,6 +257,8 @@ def token_bound(
     if (source is None) == (mask is None):
         raise ValueError("give either source=, a law on the vocabulary, or mask=, a token")
     field = _Logits(logits, mask, condition, x_1=x_1)
+    if source is not None and _validate.law("source", source).ndim != 1:
+        raise ValueError(f"source must have shape (vocabulary,), got {tuple(source.shape)}")
     if mask is not None and x_1.device.type == "cpu" and (x_1 == mask).any():
         raise ValueError(f"x_1 must hold no mask, got {mask}")
     nodes, weights = _gauss(_validate.count("times", times))
@@ -265,6 +267,8 @@ def token_bound(
         x_0 = mask if mask is not None else _of_source(source, x_1, generator)
         x_t = torch.where(_happens(x_1, kappa.item(), generator), x_1, x_0)
         value = in_float64(field(x_t, t))
+        if source is not None and len(source) != value.shape[2]:
+            raise ValueError(f"source must have shape ({value.shape[2]},) as the logits do, got {tuple(source.shape)}")
         if mask is None:
             nats = losses.token_rates(x_1, value, x_t, 1.0)
         else:
