@@ -1,7 +1,6 @@
 """Exercises of notebook 13, discrete flows."""
 
 import math
-from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -100,8 +99,7 @@ posterior = Function(
         ),
         Wrong(
             _POSTERIOR.replace(_ODDS, "torch.log(t + (1 - t) / K)"),
-            "Where a row agrees you have its likelihood, but where it does not you count 1 in place of "
-            "$\\frac{1-t}K$.",
+            "Where a row agrees you have its likelihood, but where it does not you count 1 in place of $\\frac{1-t}K$.",
         ),
         Wrong(
             _POSTERIOR.replace(_SOFTMAX, "torch.softmax(-agree * odds[:, None], 1)"),
@@ -358,11 +356,12 @@ def _half_revealed(draw: torch.Generator) -> list[tuple]:
 def _surest_first(p: Tensor, x: Tensor, mask: int, u: Tensor) -> Tensor:
     made = x.clone()
     for b, word in enumerate(x.tolist()):
-        largest, place = max((p[b, i].max().item(), i) for i, token in enumerate(word) if token == mask)
-        sums = [0.0]
-        for value in p[b, place].tolist():
-            sums.append(sums[-1] + value)
-        made[b, place] = next(k for k, (_, high) in enumerate(pairwise(sums)) if high > u[b, place] or k == len(sums) - 2)
+        _, place = max((p[b, i].max().item(), i) for i, token in enumerate(word) if token == mask)
+        token, passed = 0, p[b, place, 0].item()
+        while passed <= u[b, place] and token < p.shape[2] - 1:
+            token += 1
+            passed += p[b, place, token].item()
+        made[b, place] = token
     return made
 
 

@@ -4,7 +4,18 @@
 `Explorer(draw, controls)`, with controls made by `slider` and `choice`.
 """
 
-from fmlib.explorers import basics, couplings, discrete, faster, geometry, guidance, inverse, kinetic, marginalization, reward
+from fmlib.explorers import (
+    basics,
+    couplings,
+    discrete,
+    faster,
+    geometry,
+    guidance,
+    inverse,
+    kinetic,
+    marginalization,
+    reward,
+)
 from fmlib.explorers._explorer import FRAMES, Explorer, choice, slider
 
 __all__ = ["FRAMES", "Explorer", "choice", "slider"]

@@ -68,7 +68,7 @@ def _frames(pixels: Tensor, levels: int, source: str, steps: int, count: int, ow
 def steps(law: Tensor, most: int = 32) -> Explorer:
     """Choose a source, a grid and a number of steps; see the law that they draw, and its error against the steps.
 
-    law: a table (K,) * d, float64. The posterior is exact, so drawing all positions of a step at once is the only error.
+    law: a table (K,) * d, float64. The posterior is exact: the only error is that a step draws all positions at once.
     """
     K, d = len(law), law.ndim
     more = law.new_zeros((K + 1,) * d)
