@@ -18,7 +18,7 @@ GRIDS = {
 }
 
 
-def film(pixels: Tensor, levels: int = 17, few: int = 4, many: int = 64, count: int = 6, seed: int = 3) -> Explorer:
+def film(pixels: Tensor, levels: int = 17, few: int = 4, many: int = 64, count: int = 12, seed: int = 3) -> Explorer:
     """Noise becomes pictures of tokens, in many steps and in few; choose the source, and let the time play.
 
     pixels: real pictures as tokens (N, 64) in [0, levels); the mask is the token `levels`. Each step redraws pixels
@@ -34,9 +34,9 @@ def film(pixels: Tensor, levels: int = 17, few: int = 4, many: int = 64, count: 
     def draw(figure, source, t):
         for ax, steps in zip(figure.subplots(1, 2), (many, few), strict=True):
             x = made[source, steps][math.floor(t * steps + 1e-9)]
-            figures.images(ax, ink(x, levels), columns=3, title=f"{steps} steps, t = {t:g}")
+            figures.images(ax, ink(x, levels), columns=4, title=f"{steps} steps, t = {t:g}")
 
-    controls = {"source": choice("source", list(SOURCES)), "t": slider("time t", 0.0, 1.0, 1 / 16, 0.5)}
+    controls = {"source": choice("source", list(SOURCES)), "t": slider("time t", 0.0, 1.0, 1 / 16, 0.875)}
     alt = "Pictures of tokens on the way from noise to digits: left in many steps, right in few."
     return Explorer(draw, controls, alt=alt)
 
@@ -100,7 +100,7 @@ def steps(law: Tensor, most: int = 32) -> Explorer:
         left.bar(place - 0.2, figures.array(law.flatten()), 0.4, color=figures.VELOCITY, label="q")
         left.bar(place + 0.2, figures.array(p.flatten()), 0.4, color=SOURCES[source], label="reached")
         left.set(xlabel=f"{law.numel()} words", ylabel="probability", title=f"{n} step{'s' if n > 1 else ''}, {source}")
-        left.set(ylim=(0, 1.25 * law.max().item()), xticks=[])
+        left.set(ylim=(0, 1.25 * law.max().item()), xticks=[], yticks=[0, round(law.max().item(), 1) or 0.05])
         left.legend(loc="upper right", fontsize=10, ncols=2)
         for name, color in SOURCES.items():
             right.plot(counts, curves[name, grid], "-", color=color, label=name)

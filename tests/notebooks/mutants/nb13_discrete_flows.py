@@ -20,7 +20,6 @@ MUTANTS = [
     Library(
         "tokens.sample_tokens", "kappas[k], kappas[k + 1], generator", "kappas[0], kappas[1], generator", "one jump"
     ),
-    Cell("sampling-order", "-(m - k) / (1 - k)", "-8 * (m - k) / (1 - k)", "frozen rates, eight times as large"),
     Cell("sampling-order", '"frozen": frozen', '"frozen": None', "the control is the right step"),
     Cell("gumbel-code", "(1 - odds) / odds", "1.02 / odds", "odds against staying, two per cent off"),
     Cell("gumbel-code", "c / c.expm1()", "(-c).exp()", "a formula that looks alike"),
@@ -43,7 +42,7 @@ MUTANTS = [
     Cell("correct-code", "torch.tensor(1 - w)), 1.0", "torch.tensor(1 - w)), 0.9", "correctors that leave masks"),
     Cell("correct-code", "if k >= 0.4 else ignorant", "if k >= 0.0 else ignorant", "a network that is right early"),
     Cell("correct-code", "even(calls // 2)", "even(calls)", "correctors on top of all steps"),
-    Cell("infill-code", "table[:, 0] = fixed", "table[:, 0] = 0.99 * fixed + 0.01 * table[:, 0]", "a leaky clamp"),
+    Cell("infill-code", "table[:, 0] = fixed", "pass", "nothing is clamped"),
     Cell("infill-code", "law, fixed)", "law, torch.ones_like(fixed))", "compared with the law of all words"),
     Cell("steer-code", "given**w * plain ** (1 - w)", "given**w * plain ** (-w)", "exponents that do not sum to 1"),
     Cell("steer-code", "masks(r**w)[0]", "masks(r)[0]", "h with r for r^w"),
@@ -51,12 +50,12 @@ MUTANTS = [
     Cell("edit-code", "ways(x, z[1:]) +", "2 * ways(x, z[1:]) +", "ways counted twice"),
     Cell("edit-code", "(1 - k) ** (length", "(1 + k) ** (length", "tokens that are missing, with a wrong sign"),
     Cell(
-        "digits-code", "batch.t.device) < batch.t[:, None]", "batch.t.device) < batch.t[:, None] ** 4", "mostly masks"
+        "digits-code", "x_t == MASK", "x_t != MASK", "a loss on what is seen already"
     ),
     Cell("digits-code", "learning_rate=5e-3", "learning_rate=5e-5", "a network that has hardly learnt"),
     Cell("digits-code", "label=digits.y", "label=digits.y.flip(0)", "labels in another order"),
     Cell("digits-draw", "steps=steps", "steps=1", "all digits drawn in one step"),
     Library("models.TokenMLP.forward", "x + self.place", "x", "one embedding for all positions", at="digits-code"),
     Cell("infill-digits", "known.to(device)", "known.flip(1).to(device)", "the known half in the wrong place"),
-    Cell("infill-digits", "draw_digits(32, known", "draw_digits(32, 0 * known - 1", "nothing is known"),
+    Cell("infill-digits", "known.to(device), held_out.y", "None, held_out.y", "nothing is known"),
 ]
