@@ -10,10 +10,10 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import coupling, few_steps, guidance, imports, likelihood, manifolds, sampling, training_step
+from benchmarks import coupling, few_steps, guidance, imports, likelihood, manifolds, sampling, tokens, training_step
 from fmlib import devices
 
-WORKLOADS = (training_step, coupling, sampling, guidance, few_steps, manifolds, likelihood, imports)
+WORKLOADS = (training_step, coupling, sampling, guidance, few_steps, tokens, manifolds, likelihood, imports)
 VERSIONS = ("torch", "flow_matching", "torchcfm", "POT", "scipy", "numpy")
 
 

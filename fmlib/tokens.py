@@ -17,7 +17,6 @@ from fmlib.devices import in_float64
 from fmlib.schedules import CondOT, Schedule, check_ends
 
 
-@torch.no_grad()
 def sample_tokens(
     logits,
     x_0: Tensor,
@@ -69,16 +68,24 @@ def sample_tokens(
     field.tokens["known"] = x
     if isinstance(corrector, bool) or not isinstance(corrector, int | float) or not 0 <= corrector < 1:
         raise ValueError(f"corrector must be a number in [0, 1), got {corrector!r}")
-    if events:
-        if mask is None:
-            raise ValueError("events=True needs a mask=: from another source a position jumps any number of times")
-        if corrector:
-            raise ValueError(f"events=True is exact, so there is nothing to correct, got corrector={corrector}")
-        return _by_events(field, x, free, schedule, generator)
-    if steps is None:
+    if events and mask is None:
+        raise ValueError("events=True needs a mask=: from another source a position jumps any number of times")
+    if events and corrector:
+        raise ValueError(f"events=True is exact, so there is nothing to correct, got corrector={corrector}")
+    if steps is None and not events:
         raise ValueError("steps must be a number of steps or a tensor of times, unless events=True")
-    times = sampling.grid(steps, (0.0, 1.0), torch.zeros(1, 1, dtype=torch.float64))
-    kappas = schedule.alpha(times)
+    with torch.inference_mode() if sampling.is_rowwise_network(logits) else torch.no_grad():
+        if events:
+            x = _by_events(field, x, free, schedule, generator)
+        else:
+            times = sampling.grid(steps, (0.0, 1.0), torch.zeros(1, 1, dtype=torch.float64))
+            x = _by_steps(field, x, free, schedule, times, corrector, generator)
+    return x.clone()  # an ordinary tensor again, and never x_0 itself
+
+
+def _by_steps(field: "_Logits", x: Tensor, free: Tensor, schedule: Schedule, times: Tensor, corrector, generator):
+    """Move from each time to the next one, each followed by a way back and forth if there is a corrector."""
+    kappas, x_0 = schedule.alpha(times), field.tokens["x_0"]
     if not (kappas.diff() >= 0).all():
         raise ValueError(f"{schedule} falls somewhere on the way: a rate kappa' / (1 - kappa) would be negative")
     earlier = (1 - corrector) * kappas
@@ -86,7 +93,7 @@ def sample_tokens(
     for k in range(len(times) - 1):
         x = _step(field, x, free, times[k], kappas[k], kappas[k + 1], generator)
         if corrector:
-            noise = mask if mask is not None else _any_of(x_0, generator)
+            noise = field.mask if field.mask is not None else _any_of(x_0, generator)
             x = torch.where(free & _happens(x, corrector, generator), noise, x)
             x = _step(field, x, free, back[k + 1], earlier[k + 1], kappas[k + 1], generator)
     return x
@@ -202,7 +209,7 @@ def _start(x_0: Tensor, mask: int | None, known: Tensor | None) -> tuple[Tensor,
         warnings.warn(
             "known tokens are clamped, but from a source that is no mask a network takes each for noise with "
             "probability 1 - kappa, so the law never converges to the one given them, however many steps: use a mask",
-            stacklevel=4,
+            stacklevel=3,
         )
     return torch.where(known >= 0, known, x_0), known < 0
 
@@ -272,7 +279,7 @@ def token_bound(
         if mask is None:
             nats = losses.token_rates(x_1, value, x_t, 1.0)
         else:
-            value[..., mask] = -math.inf
+            value = value.index_fill(2, torch.tensor(mask, device=value.device), -math.inf)
             nats = -value.log_softmax(2).gather(2, x_1.long()[..., None])[..., 0]
             nats = torch.where(x_t == mask, nats, 0).sum(1)
         total += (weight / (1 - kappa)).item() * nats

@@ -619,7 +619,9 @@ def test_draws_come_from_the_generator_alone():
 def test_formats_follow_the_tokens_and_no_graph_is_kept():
     model = TokenMLP(3, K + 1)
     x = sample_tokens(model, torch.full((4, 3), K, dtype=torch.int32), steps=3, mask=K)
-    assert x.dtype == torch.int32 and x.shape == (4, 3)
+    assert x.dtype == torch.int32 and x.shape == (4, 3) and not x.is_inference()
+    none_left = sample_tokens(model, x, steps=3, mask=K)
+    assert torch.equal(none_left, x) and none_left is not x
     assert not token_bound(model, x, mask=K).requires_grad
 
 
@@ -742,6 +744,15 @@ def test_with_a_mask_the_bound_is_tight(schedule):
     assert abs(found + table(3).flatten()[5].log().item()) < 4 * error < 0.2
     tempered = token_bound(lambda x, t: 0.5 * network(path)(x, t), x_1, mask=K, schedule=schedule, times=3)
     assert mean_of(tempered)[0] > path.entropy().item() + 4 * error  # of another law it lies above
+
+
+def test_with_a_mask_a_network_that_knows_nothing_of_it_is_bounded_as_it_is_sampled():
+    """It looks at no token, not at what is revealed either, and would draw the mask: neither enters."""
+    logits = torch.tensor([0.5, -1.0, 0.0, 4.0], dtype=F64)
+    x_1 = torch.tensor([[0, 1, 1]]).expand(20_000, 3)
+    found, error = mean_of(token_bound(lambda x, t: logits.expand(*x.shape, 4), x_1, mask=3, times=4))
+    p = logits[:3].softmax(0)
+    assert abs(found + (p[0] * p[1] * p[1]).log().item()) < 4 * error < 0.1
 
 
 @pytest.mark.parametrize("size", [2, 3, 10])
