@@ -18,7 +18,7 @@ MUTANTS = [
     Library("tokens._step", "((then - now) / (1 - now))", "((then - now))", "sample_tokens jumps too rarely"),
     Library("tokens._drawn", "sums <= total *", "sums <= 0.9 * total *", "small numbers for the inversion"),
     Library(
-        "tokens.sample_tokens", "kappas[k], kappas[k + 1], generator", "kappas[0], kappas[1], generator", "one jump"
+        "tokens._by_steps", "times[k], kappas[k], kappas[k + 1]", "times[k], kappas[0], kappas[1]", "one jump"
     ),
     Cell("sampling-order", '"frozen": frozen', '"frozen": None', "the control is the right step"),
     Cell("gumbel-code", "(1 - odds) / odds", "1.02 / odds", "odds against staying, two per cent off"),
@@ -28,6 +28,7 @@ MUTANTS = [
     Cell("grids-code", '"many first": right', '"many first": 1 - right', "a grid from its end"),
     Cell("order-code", 'if how == "drawn"', 'if how != "drawn"', "the two rules change places"),
     Cell("order-code", "p.prod()", "p.mean()", "a mean for the probability of a draw"),
+    Library("tokens._by_events", "chosen, generator)", "hidden & (x == field.mask), generator)", "all events at once"),
     Cell("order-random", "state / 6", "state / 6.05", "orders that do not sum to one"),
     Cell(
         "losses-code", "- torch.special.xlogy(u, v) - u + v", "- torch.special.xlogy(v, u) - u + v", "KL the other way"
