@@ -26,7 +26,7 @@ class Transformer(nn.Module):
 
     def __init__(self, width: int = 64):
         super().__init__()
-        layer = nn.TransformerEncoderLayer(width, 4, 4 * width, 0.0, batch_first=True, norm_first=True)
+        layer = nn.TransformerEncoderLayer(width, 4, 2 * width, 0.0, batch_first=True, norm_first=True)
         self.token, self.place = nn.Embedding(VOCABULARY, width), nn.Embedding(POSITIONS, width)
         self.time, self.layers = nn.Linear(1, width), nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
         self.leave = nn.Linear(width, VOCABULARY)

@@ -28,6 +28,7 @@ class Recipe(NamedTuple):
 
 
 DIGITS = Recipe(3500, 128, 4e-3, "float32")
+TOKENS = Recipe(1500, 128, 1e-2, "float32")
 IMAGES = Recipe(2000, 128, 1e-3, "auto")
 # By the names of the command line. What learns to jump has large gradients now and then, which are clipped.
 OBJECTIVES = {
@@ -58,7 +59,8 @@ def train(options: argparse.Namespace) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     with devices.group(device) as world:
         labels = [*loaded.classes, "no label"] if options.label_dropout else loaded.classes
-        network = evaluation.network(loaded._replace(classes=labels), until=options.objective != "velocity")
+        until = options.objective != "velocity"
+        network = evaluation.network(loaded._replace(classes=labels), until=until, as_tokens=options.tokens)
         if world.rank == 0:
             _introduce(options.data, loaded, models.parameter_count(network), recipe.steps)
         start = time.perf_counter()
@@ -78,7 +80,9 @@ def _checked(options: argparse.Namespace) -> tuple[Recipe, torch.device]:
         if Path(options.out).resolve().is_relative_to(Path(options.data).resolve()):
             lies = f"--out {options.out} lies in the folder of images {options.data}"
             raise ValueError(f"{lies}, where its pictures would become data")
-    usual = DIGITS if options.data == "digits" else IMAGES
+    if options.tokens and (options.data != "digits" or options.objective != "velocity" or options.label_dropout):
+        raise ValueError("--tokens is for digits, without --objective and --label-dropout, which are for velocities")
+    usual = TOKENS if options.tokens else DIGITS if options.data == "digits" else IMAGES
     chosen = {name: getattr(options, name) for name in Recipe._fields}
     recipe = usual._replace(**{name: value for name, value in chosen.items() if value is not None})
     counts = {"steps": recipe.steps, "batch_size": recipe.batch_size}
@@ -114,10 +118,15 @@ def _fit(network: nn.Module, loaded: evaluation.Data, recipe: Recipe, options: a
     if options.label_dropout:
         about["label_dropout"] = options.label_dropout
         loss = objectives.LabelDropout(options.label_dropout, null=len(loaded.classes))
+    data, source = loaded.train.x, None
+    if options.tokens:
+        about["tokens"], loss, data = True, objectives.TokenCrossEntropy(), evaluation.to_tokens(data)
+        source = torch.full_like(data[:1], evaluation.LEVELS)
     return training.fit(
         network,
-        loaded.train.x,
+        data,
         loss=loss,
+        source=source,
         **recipe._asdict(),
         clip=clip,
         compile=options.compile,
@@ -152,6 +161,10 @@ def sample(options: argparse.Namespace) -> None:
     y = n
     if classes:
         y = torch.arange(n) % classes if label is None else torch.full((n,), label)
+    if options.known is not None:
+        if not isinstance(model, models.TokenMLP):
+            raise ValueError(f"--known is for runs of train --tokens, and {options.run} holds a {type(model).__name__}")
+        followed["known"] = evaluation.known_tokens(options.known)
     x = evaluation.draw(model, y, seed, options.steps, **followed)
     path.parent.mkdir(parents=True, exist_ok=True)
     with checkpoints.replacing(path) as temporary:
@@ -175,8 +188,9 @@ def _followed(model: nn.Module, about: dict, options: argparse.Namespace) -> dic
     elif options.guidance_interval is not None:
         raise ValueError("--guidance-interval needs a weight: --guidance W")
     if options.schedule is not None:
-        if evaluation.is_flow_map(model):
-            raise ValueError(f"--schedule is for velocities, and {options.run} holds a flow map, which jumps")
+        if evaluation.is_flow_map(model) or isinstance(model, models.TokenMLP):
+            kind = "a flow map" if evaluation.is_flow_map(model) else "a network of tokens"
+            raise ValueError(f"--schedule is for velocities, and {options.run} holds {kind}, which jumps")
         velocity = paths.reschedule(velocity, CondOT(), SCHEDULES[options.schedule])
     return {} if velocity is model else {"velocity": velocity}
 
@@ -216,12 +230,14 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("data", help=f"{', '.join(evaluation.NAMED)}, or a folder of images, one subfolder a class")
     one.add_argument("--out", required=True, help="folder of the checkpoints and samples.png")
     one.add_argument("--split", default="train", help="the part to train on (default %(default)s)")
-    both = "default {} for digits, {} for other images".format
-    for field, usual in zip(Recipe._fields, zip(DIGITS, IMAGES, strict=True), strict=True):
+    each = "default {} for digits, {} for digits as tokens, {} for other images".format
+    for field, usual in zip(Recipe._fields, zip(DIGITS, TOKENS, IMAGES, strict=True), strict=True):
         option = "--" + field.replace("_", "-")
-        one.add_argument(option, type=type(usual[0]), help=both(*usual))
+        one.add_argument(option, type=type(usual[0]), help=each(*usual))
     learned = "what the network learns: a velocity, or a flow map, which samples in 1 to 4 steps (default %(default)s)"
     one.add_argument("--objective", choices=OBJECTIVES, default="velocity", help=learned)
+    words = "take each digit as 64 tokens of 17 grey levels, drawn from a mask"
+    one.add_argument("--tokens", action="store_true", help=words)
     dropped = "probability of hiding a row's label, so that `sample --guidance` works (default %(default)s)"
     one.add_argument("--label-dropout", type=float, default=0.0, metavar="P", help=dropped)
     one.add_argument("--compile", action="store_true", help="let torch.compile rewrite the network")
@@ -238,8 +254,11 @@ def parser() -> argparse.ArgumentParser:
     two.add_argument("--label", type=int, help=f"{alone} drawn with one seed can be joined")
     two.add_argument("--out", required=True, help="x.npz with arrays x and y, or x.png with a grid")
     two.add_argument("--seed", type=int, default=0, help="of the noise, together with --label (default %(default)s)")
-    steps = "midpoint steps (default {}), or jumps of a flow map (default {})"
-    two.add_argument("--steps", type=int, help=steps.format(evaluation.MIDPOINTS, evaluation.JUMPS))
+    steps = "midpoint steps (default {}), jumps of a flow map (default {}), or steps of tokens (default {})"
+    steps = steps.format(evaluation.MIDPOINTS, evaluation.JUMPS, evaluation.REDRAWS)
+    two.add_argument("--steps", type=int, help=steps)
+    given = "fill in a picture of 8 x 8 pixels, ink on white: its transparent pixels are drawn (of train --tokens)"
+    two.add_argument("--known", metavar="IMAGE", help=given)
     changed = "follow the path of another schedule than the one that was trained on, cond-ot"
     two.add_argument("--schedule", choices=SCHEDULES, help=changed)
     weight = "classifier-free guidance by the weight W: 1 is none, more leans towards the label"

@@ -33,7 +33,7 @@ from fmlib import _validate, models
 
 FORMAT = "fmlib checkpoint 2"
 WITHOUT_DIGEST = "fmlib checkpoint 1"  # still read
-NETWORKS = {"MLP": models.MLP, "ResidualMLP": models.ResidualMLP, "UNet": models.UNet}
+NETWORKS = {cls.__name__: cls for cls in (models.MLP, models.ResidualMLP, models.UNet, models.TokenMLP)}
 COUNTS_OF_LAYERS = {"depth", "blocks"}  # in a network's config
 LATEST, LOCK, OWNER = "checkpoint.json", ".fmlib-lock", ".fmlib-owner.json"
 TENSORS = re.compile(r"(weights|state)-[0-9a-f]{12}\.safetensors")

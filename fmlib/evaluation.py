@@ -14,11 +14,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from fmlib import _validate, checkpoints, datasets, metrics, models, sampling, solvers, training
+from fmlib import _validate, checkpoints, datasets, metrics, models, sampling, solvers, tokens, training
 
 NAMED = {"digits": datasets.digits, "mnist": datasets.mnist, "fashion-mnist": datasets.fashion_mnist}
 DRAWS = 4  # digits scored for each training label: with one, chance alone moves the energy distance by a tenth
 MIDPOINTS, JUMPS = 25, 4  # steps from noise to image, of a velocity and of a flow map
+LEVELS, REDRAWS = 17, 64  # grey levels of a digit as tokens, after which comes the mask; steps from all masks to image
 SCORED = 500  # images drawn to be scored, for larger sets
 COMPARED = 5000  # real images that teach the judge of labels
 APART = 1000  # held-out images in an energy distance, whose cost grows with the square
@@ -92,15 +93,18 @@ def _divided(all: datasets.Labelled) -> tuple[datasets.Labelled, datasets.Labell
     return datasets.Labelled(all.x[~held_out], all.y[~held_out]), datasets.Labelled(all.x[held_out], all.y[held_out])
 
 
-def network(data: Data, until: bool = False) -> nn.Module:
+def network(data: Data, until: bool = False, as_tokens: bool = False) -> nn.Module:
     """A network for such images, with their classes, if any: `ResidualMLP` for rows (N, d), `UNet` for pictures.
 
-    until: for a flow map, which is called with a second time.
+    until: for a flow map, which is called with a second time. as_tokens: `TokenMLP` for rows, each value one of
+    `LEVELS` tokens, or the mask.
 
     >>> type(network(load("digits"))).__name__
     'ResidualMLP'
     """
     shape, classes = data.train.x.shape[1:], len(data.classes) or None
+    if as_tokens:
+        return models.TokenMLP(*shape, LEVELS + 1, classes=classes)
     if len(shape) == 1:
         return models.ResidualMLP(*shape, classes=classes, until=until)
     return models.UNet(tuple(shape), classes=classes, until=until)
@@ -143,12 +147,53 @@ def report(folder: Path, data: str, loaded: Data, result: training.Fit, seed: in
     say(f"wrote {folder / checkpoints.LATEST} and {folder / 'samples.png'}")
 
 
-def draw(model: nn.Module, labels: Tensor | int, seed: int, steps: int | None = None, velocity=None) -> Tensor:
+def to_tokens(x: Tensor) -> Tensor:
+    """Values from -1 to 1 as tokens, the nearest of 17 grey levels: 0 is -1, and 16 is 1.
+
+    >>> to_tokens(torch.tensor([[-1.0, 0.0, 1.0]]))
+    tensor([[ 0,  8, 16]])
+    """
+    return ((x + 1) * (LEVELS - 1) / 2).round().long()
+
+
+def from_tokens(x: Tensor) -> Tensor:
+    """The values of tokens, from -1 to 1.
+
+    >>> from_tokens(torch.tensor([[0, 8, 16]]))
+    tensor([[-1.,  0.,  1.]])
+    """
+    return x.float() * 2 / (LEVELS - 1) - 1
+
+
+def known_tokens(path: str | Path) -> Tensor:
+    """The tokens (64,) of a picture of 8 x 8 pixels, ink dark on white, and -1 where it is transparent: unknown.
+
+    Raises ValueError for another size, and OSError for a file that is no picture.
+    """
+    import numpy as np
+    from PIL import Image
+
+    with Image.open(path) as image:
+        if image.size != (8, 8):
+            raise ValueError(f"{path} must have 8 x 8 pixels, got {image.width} x {image.height}")
+        grey, opaque = np.asarray(image.convert("RGBA").convert("LA"), dtype=np.float32).reshape(64, 2).T / 255
+    return torch.where(torch.from_numpy(opaque) < 0.5, -1, to_tokens(torch.from_numpy(1 - 2 * grey)))
+
+
+def draw(
+    model: nn.Module,
+    labels: Tensor | int,
+    seed: int,
+    steps: int | None = None,
+    velocity=None,
+    known: Tensor | None = None,
+) -> Tensor:
     """Draw one image for each of `labels`, or that many without labels; on the CPU.
 
-    steps: of the midpoint method, by default 25, or jumps of a flow map, by default 4. velocity: what is followed in
-    place of the model, such as the model guided. The noise depends on the seed and the number alone: images of one
-    seed, whatever their labels, begin alike.
+    steps: of the midpoint method, by default 25, jumps of a flow map, by default 4, or steps of tokens, by default 64.
+    velocity: what is followed in place of the model, such as the model guided. known: of `known_tokens`, for a model of
+    tokens: what every image is to have. The noise depends on the seed and the number alone: images of one seed,
+    whatever their labels, begin alike.
 
     >>> draw(models.MLP(dim=2), 5, seed=0, steps=1).shape
     torch.Size([5, 2])
@@ -156,6 +201,11 @@ def draw(model: nn.Module, labels: Tensor | int, seed: int, steps: int | None = 
     device = next(model.parameters()).device
     n = labels if isinstance(labels, int) else len(labels)
     condition = {} if isinstance(labels, int) else {"label": labels.to(device)}
+    if isinstance(model, models.TokenMLP):
+        condition |= {} if known is None else {"known": known.to(device).expand(n, -1)}
+        condition |= {"steps": REDRAWS if steps is None else steps, "mask": LEVELS}
+        masks, generator = torch.full((n, *shape_of(model)), LEVELS), torch.Generator(device).manual_seed(seed)
+        return from_tokens(tokens.sample_tokens(model, masks.to(device), generator=generator, **condition)).cpu()
     noise = torch.randn(n, *shape_of(model), generator=torch.Generator().manual_seed(seed))
     precision = "auto" if isinstance(model, models.UNet) else "float32"
     jumps = is_flow_map(model) and velocity is None
@@ -179,7 +229,9 @@ def shape_of(model: nn.Module) -> tuple[int, ...]:
     >>> shape_of(models.MLP(dim=2))
     (2,)
     """
-    return tuple(model.config["shape"]) if "shape" in model.config else (model.config["dim"],)
+    if "shape" in model.config:
+        return tuple(model.config["shape"])
+    return (model.config["length" if isinstance(model, models.TokenMLP) else "dim"],)
 
 
 def score(

@@ -14,7 +14,7 @@ import torch
 from helpers import one_sentence
 
 from fmlib import checkpoints
-from fmlib.models import MLP, ResidualMLP, UNet
+from fmlib.models import MLP, ResidualMLP, TokenMLP, UNet
 from fmlib.runs import Checkpoints
 from fmlib.training import fit
 
@@ -238,7 +238,7 @@ DAMAGE = {
     ),
     "unknown network": (
         lambda run: edit(run, network="Net"),
-        "unknown network 'Net'; known: MLP, ResidualMLP, UNet; give model=",
+        "unknown network 'Net'; known: MLP, ResidualMLP, UNet, TokenMLP; give model=",
     ),
     "network list": (lambda run: edit(run, network=["MLP"]), "unknown network"),
     "other network": (lambda run: edit(run, network="MLP"), "checkpoint.json: the weights do not fit a MLP"),
@@ -347,6 +347,7 @@ def test_the_first_format_may_stand_beside_the_second(earlier):
 
 HUGE = [30_000, 10**6, 10**12, 10**30, -1, 0, 2.5, 1e300, math.nan, "20", None, [], {}, [10**9] * 3, True]
 KINDS = {"MLP": MLP(2, 4, 1), "ResidualMLP": network(0), "UNet": UNet((1, 4, 4), 8, classes=2)}
+KINDS |= {"TokenMLP": TokenMLP(3, 4, 8, 2, classes=2)}
 
 
 def test_a_config_that_lies_is_refused_before_anything_large_is_built(tmp_path):

@@ -19,7 +19,7 @@ from PIL import Image
 import fmlib
 from fmlib import __main__ as cli
 from fmlib import checkpoints, datasets, evaluation, metrics
-from fmlib.models import MLP, ResidualMLP
+from fmlib.models import MLP, ResidualMLP, TokenMLP
 
 
 @pytest.fixture(autouse=True)
@@ -106,6 +106,79 @@ def test_train_a_flow_map_and_sample_it_in_one_step(objective, tmp_path, capsys,
     assert "holds a run of other options: clip was 1.0, is None" in capsys.readouterr().err
     assert cli.main(["sample", str(tmp_path), "--schedule", "cosine", "--out", str(out)]) == 2
     assert "--schedule is for velocities, and" in capsys.readouterr().err
+
+
+@pytest.fixture
+def of_tokens(tmp_path) -> Path:
+    """A folder with the checkpoint of a network of tokens, of fresh weights."""
+    return digits_run(tmp_path / "tokens", TokenMLP(64, 18, 8, 1, classes=10))
+
+
+def test_train_tokens_scores_them_and_samples_them(tmp_path, capsys):
+    run = ["train", "digits", "--tokens", "--out", str(tmp_path / "run"), "--steps", "30", "--device", "cpu"]
+    assert cli.main(run) == 0
+    out = capsys.readouterr().out
+    assert "energy distance over its floor" in out and "recognised as asked" in out
+    model, about = checkpoints.load(tmp_path / "run")
+    assert isinstance(model, TokenMLP) and about["tokens"] and about["metrics"]["recognised_as_asked"] > 0.2
+    assert cli.main(["sample", str(tmp_path / "run"), "--n", "12", "--out", str(tmp_path / "x.npz")]) == 0
+    arrays = np.load(tmp_path / "x.npz")
+    assert set(np.unique(arrays["x"])) <= set(np.arange(17) / 8 - 1) and arrays["x"].shape == (12, 64)
+    assert arrays["y"].tolist() == [*range(10), 0, 1]
+    without = ["train", "digits", "--out", str(tmp_path / "run"), "--steps", "30", "--resume", "--device", "cpu"]
+    assert refused_late(without, "holds a run of other options: .*", capsys)
+
+
+def refused_late(arguments, message, capsys) -> bool:
+    code, err = cli.main(arguments), capsys.readouterr().err
+    return code == 2 and bool(re.match(f"fmlib: .*{message}", err))
+
+
+def test_tokens_are_the_levels_of_the_digits():
+    x = datasets.digits("test").x
+    words = evaluation.to_tokens(x)
+    assert words.unique().tolist() == list(range(17)) and torch.equal(evaluation.from_tokens(words), x)
+
+
+@pytest.fixture
+def half(tmp_path) -> Path:
+    """A picture: a grey ramp on the upper half, transparent below, and one faint pixel."""
+    pixels = np.zeros((8, 8, 2), np.uint8)
+    pixels[:4, :, 1] = 255
+    pixels[:4, :, 0] = np.linspace(255, 0, 32).reshape(4, 8).round()
+    pixels[7, 7] = 0, 128
+    Image.fromarray(pixels, "LA").save(tmp_path / "half.png")
+    return tmp_path / "half.png"
+
+
+def test_transparent_pixels_are_unknown_and_the_others_stay(of_tokens, half, tmp_path):
+    known = evaluation.known_tokens(half)
+    assert known[:32].tolist() == [round(i / 31 * 16) for i in range(32)]
+    assert known[63] == 16 and (known[32:63] == -1).all()
+    command = ["sample", str(of_tokens), "--known", str(half), "--steps", "3", "--n", "5", "--out"]
+    assert cli.main([*command, str(tmp_path / "x.npz")]) == 0
+    x = evaluation.to_tokens(torch.from_numpy(np.load(tmp_path / "x.npz")["x"]))
+    assert (x[:, known >= 0] == known[known >= 0]).all() and len(x[:, 32:63].unique()) > 10
+    opaque = Image.open(half).convert("L")
+    opaque.save(tmp_path / "opaque.png")
+    assert (evaluation.known_tokens(tmp_path / "opaque.png") >= 0).all()
+
+
+def test_what_tokens_cannot_do(of_tokens, half, trained, tmp_path, capsys):
+    run, out = str(of_tokens), ["--out", str(tmp_path / "x.npz")]
+    Image.new("L", (28, 28)).save(tmp_path / "large.png")
+    (tmp_path / "text.png").write_text("no picture")
+    for options, message in (
+        ([str(trained), "--known", str(half)], "--known is for runs of train --tokens, and .* holds a ResidualMLP"),
+        ([run, "--known", str(tmp_path / "large.png")], "large.png must have 8 x 8 pixels, got 28 x 28"),
+        ([run, "--known", str(tmp_path / "text.png")], "cannot identify image file"),
+        ([run, "--known", str(tmp_path / "none.png")], ".*none.png"),
+        ([run, "--schedule", "cosine"], "--schedule is for velocities, and .* holds a network of tokens"),
+        ([run, "--guidance", "2"], ".* was trained without --label-dropout"),
+    ):
+        assert refused(["sample", *options, *out], message, capsys)
+    for options in (["mnist"], ["digits", "--objective", "shortcut"], ["digits", "--label-dropout", "0.1"]):
+        assert refused(["train", *options, "--tokens", "--out", str(tmp_path / "r")], "--tokens is for digits", capsys)
 
 
 def test_sample_on_another_schedule(tmp_path):
@@ -195,9 +268,10 @@ def test_train_saves_on_the_way_and_keeps_what_it_is_asked_to(cheap, tmp_path):
     ]
 
 
-def test_resume_goes_on_where_the_run_was_killed(cheap, tmp_path):
+@pytest.mark.parametrize("kind", [[], ["--tokens"]], ids=["velocity", "tokens"])
+def test_resume_goes_on_where_the_run_was_killed(kind, cheap, tmp_path):
     """SIGKILL cannot be caught: whatever is on the disk then must do."""
-    command = ["train", "digits", "--steps", "60", "--device", "cpu", "--checkpoint-every", "10", "--resume"]
+    command = ["train", "digits", *kind, "--steps", "60", "--device", "cpu", "--checkpoint-every", "10", "--resume"]
     assert cli.main([*command, "--out", str(tmp_path / "whole")]) == 0
     slow = "import time; from fmlib import __main__ as cli, training; old = training._average; "
     slow += "training._average = lambda *a: (time.sleep(0.05), old(*a)); cli.main()"
