@@ -14,6 +14,7 @@ from fmlib.exercises import (
     basics,
     bregman,
     couplings,
+    discrete,
     faster,
     gaussian,
     generators,
@@ -41,9 +42,10 @@ TITLES = {
     "inverse": "Inverse problems",
     "reward": "Reward fine-tuning",
     "generators": "Generator matching",
+    "discrete": "Discrete flows",
 }
-__all__ = ["____", "Exercise", "Outcome", "basics", "bregman", "couplings", "faster", "gaussian", "geometry"]
-__all__ += ["generators", "guidance", "inverse", "kinetic", "marginalization", "reward"]
+__all__ = ["____", "Exercise", "Outcome", "basics", "bregman", "couplings", "discrete", "faster", "gaussian"]
+__all__ += ["generators", "geometry", "guidance", "inverse", "kinetic", "marginalization", "reward"]
 __all__ += ["every", "progress", "progress_line", "reveal", "solved", "written"]
 
 

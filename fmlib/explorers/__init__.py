@@ -7,6 +7,7 @@
 from fmlib.explorers import (
     basics,
     couplings,
+    discrete,
     faster,
     generators,
     geometry,
@@ -19,5 +20,5 @@ from fmlib.explorers import (
 from fmlib.explorers._explorer import FRAMES, Explorer, choice, slider
 
 __all__ = ["FRAMES", "Explorer", "choice", "slider"]
-__all__ += ["basics", "couplings", "faster", "generators", "geometry", "guidance", "inverse", "kinetic"]
-__all__ += ["marginalization", "reward"]
+__all__ += ["basics", "couplings", "discrete", "faster", "generators", "geometry", "guidance", "inverse"]
+__all__ += ["kinetic", "marginalization", "reward"]

@@ -355,9 +355,11 @@ def half(x, t):
         lambda: explorers.inverse.observation(skew_mixture(), torch.tensor([[0.3, 1.0]]).double(), 0.3),
         lambda: explorers.reward.tilted(skew_mixture(), torch.tensor([0.7, 0.7], dtype=torch.float64)),
         lambda: explorers.generators.processes(MixturePath(line_mixture()), samples=50, steps=10),
+        lambda: explorers.discrete.film(torch.randint(17, (20, 64), generator=seeded()), many=16),
+        lambda: explorers.discrete.steps(torch.arange(1, 9, dtype=torch.float64).reshape(2, 2, 2) / 36, most=4),
     ],
     ids=["path", "posterior", "posterior of three", "target", "coupling", "weight", "noise of the source", "obstacle"]
-    + ["few steps", "observation", "tilted", "processes"],
+    + ["few steps", "observation", "tilted", "processes", "film of tokens", "parallel steps"],
 )
 def test_the_explorers_draw_at_both_ends_of_every_slider(make):
     explorer = make()
@@ -450,3 +452,35 @@ def test_the_explorer_of_the_reward_shows_the_best_and_the_tilted_law():
     shares = ((0.5 * x @ slope).softmax(0)[:, None] * parts).sum(0)
     assert np.allclose(heights[3:6], shares, atol=0.02) and np.allclose(heights[:3], mixture.weights)
     assert abs(sum(heights[6:9]) - 1) < 1e-9
+
+
+def test_the_explorer_of_parallel_steps_shows_the_law_they_draw():
+    """Two positions and masks: (1 - 1/n) q + (1/n) q_1 q_2 for an even grid, the sum of squared steps for any."""
+    q = torch.tensor([[0.4, 0.1], [0.2, 0.3]], dtype=torch.float64)
+    product = q.sum(1, keepdim=True) * q.sum(0)
+    explorer = explorers.discrete.steps(q, most=4)
+    for grid, together in (("even", 1 / 3), ("many first", 0.25 + (0.75**0.5 - 0.5) ** 2 + (1 - 0.75**0.5) ** 2)):
+        figure = Figure()
+        explorer._draw(figure, source="masks", grid=grid, n=3)
+        wanted, reached = [[line[1, 1] for line in bars.get_segments()] for bars in figure.axes[0].collections]
+        assert np.allclose(wanted, q.flatten()) and np.allclose(reached, q.lerp(product, together).flatten())
+        error = together * (product - q).abs().sum().item() / 2
+        assert figure.axes[1].get_title() == f"total variation {error:.3f}"
+    uniform = Figure()
+    explorer._draw(uniform, source="uniform", grid="even", n=3)
+    assert float(uniform.axes[1].get_title().split()[-1]) > error
+
+
+def test_the_film_of_tokens_ends_at_real_pictures_only_in_many_steps():
+    """Three pictures far apart: 64 steps end on one of them, pixel by pixel; a single step mixes them."""
+    pictures = torch.stack([torch.full((64,), level) for level in (0, 8, 16)])
+    for source in ("masks", "uniform"):
+        frames = explorers.discrete._frames(pictures, 17, source, 64, 5, seeded(1))
+        ends = frames[-1]
+        assert len(frames) == 65 and ((ends[:, None] == pictures).double().mean(2).amax(1) > 0.9).all()
+        at_once = explorers.discrete._frames(pictures, 17, source, 1, 5, seeded(1))[-1]
+        assert ((at_once[:, None] == pictures).double().mean(2).amax(1) < 0.6).all()
+    ink = explorers.discrete.ink(torch.tensor([[0, 16, 17, 8] * 16]))
+    assert ink.shape == (1, 3, 8, 8)
+    assert ink[0, :, 0, 0].tolist() == [1, 1, 1] and ink[0, :, 0, 1].tolist() == [-1, -1, -1]
+    assert ink[0, 0, 0, 2] < ink[0, 2, 0, 2] and ink[0, :, 0, 3].tolist() == [0, 0, 0]
