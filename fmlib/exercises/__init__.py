@@ -13,6 +13,7 @@ from fmlib.exercises import (
     _progress,
     basics,
     bregman,
+    codebase,
     couplings,
     faster,
     gaussian,
@@ -39,9 +40,10 @@ TITLES = {
     "faster": "Faster sampling",
     "inverse": "Inverse problems",
     "reward": "Reward fine-tuning",
+    "codebase": "The codebase demo",
 }
 __all__ = ["____", "Exercise", "Outcome", "basics", "bregman", "couplings", "faster", "gaussian", "geometry"]
-__all__ += ["guidance", "inverse", "kinetic", "marginalization", "reward"]
+__all__ += ["codebase", "guidance", "inverse", "kinetic", "marginalization", "reward"]
 __all__ += ["every", "progress", "progress_line", "reveal", "solved", "written"]
 
 

@@ -4,8 +4,20 @@
 `Explorer(draw, controls)`, with controls made by `slider` and `choice`.
 """
 
-from fmlib.explorers import basics, couplings, faster, geometry, guidance, inverse, kinetic, marginalization, reward
+from fmlib.explorers import (
+    basics,
+    codebase,
+    couplings,
+    faster,
+    geometry,
+    guidance,
+    inverse,
+    kinetic,
+    marginalization,
+    reward,
+)
 from fmlib.explorers._explorer import FRAMES, Explorer, choice, slider
 
 __all__ = ["FRAMES", "Explorer", "choice", "slider"]
+__all__ += ["codebase"]
 __all__ += ["basics", "couplings", "faster", "geometry", "guidance", "inverse", "kinetic", "marginalization", "reward"]
