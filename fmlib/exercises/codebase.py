@@ -49,7 +49,7 @@ bits_of_two = Choice(
     number="14.2",
     task="predict",
     question=(
-        "Two processes share each batch, 16 rows each, and average their gradients. After 120 steps, how far are their "
+        "Two processes share each batch, 16 rows each, and average their gradients. After 60 steps, how far are their "
         "weights from those of the one process that had all 32 rows?"
     ),
     options={
