@@ -46,7 +46,7 @@ MUTANTS = [
     Cell("since-x1-run", "d - 2 - width", "d - 2", "a bound without the rank"),
     Cell("since-x1-run", "steps=400, batch", "steps=4, batch", "a velocity that has learnt nothing"),
     Cell("times-code", "0.2 + 0.8 *", "0.0 + 1.0 *", "no uniform times in the mixture"),
-    Cell("latent-code", ".cpu() * scale", ".cpu()", "codes that are not scaled back"),
+    Cell("latent-code", "return centre + z", "return z", "codes decoded without the mean"),
     Cell("latent-code", "@ root.T", "@ (2 * root).T", "twice the residual"),
     Cell(
         "latent-code", "lost = digits.x - decoded(z)", "lost = 0.1 * (digits.x - decoded(z))", "a tenth of the residual"
