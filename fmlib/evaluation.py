@@ -346,13 +346,13 @@ def _nearest(x: Tensor, data: Tensor) -> Tensor:
 def compare(path: Path, model: nn.Module, data: Data, seed: int) -> None:
     """Write a picture to `path`: generated images on the left, one class a row, real held-out ones on the right.
 
-    Of more than ten classes the first ten.
+    Of more than ten classes the first ten; the real ones are a random part, the same on every call.
     """
     from matplotlib.figure import Figure
 
     from fmlib import figures
 
-    x, y = data.held_out
+    x, y = shuffled(data.held_out)
     if data.classes:
         rows = range(min(10, len(data.classes)))
         labels, title = torch.tensor([label for label in rows for _ in range(10)]), "generated, one label a row"

@@ -13,6 +13,7 @@ from fmlib.exercises import (
     _progress,
     basics,
     bregman,
+    codebase,
     couplings,
     discrete,
     faster,
@@ -43,9 +44,11 @@ TITLES = {
     "reward": "Reward fine-tuning",
     "generators": "Generator matching",
     "discrete": "Discrete flows",
+    "codebase": "The codebase demo",
 }
-__all__ = ["____", "Exercise", "Outcome", "basics", "bregman", "couplings", "discrete", "faster", "gaussian"]
-__all__ += ["generators", "geometry", "guidance", "inverse", "kinetic", "marginalization", "reward"]
+__all__ = ["____", "Exercise", "Outcome", "basics", "bregman", "codebase", "couplings", "discrete", "faster"]
+__all__ += ["gaussian", "generators", "geometry", "guidance", "inverse", "kinetic", "marginalization"]
+__all__ += ["reward"]
 __all__ += ["every", "progress", "progress_line", "reveal", "solved", "written"]
 
 

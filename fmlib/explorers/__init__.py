@@ -6,6 +6,7 @@
 
 from fmlib.explorers import (
     basics,
+    codebase,
     couplings,
     discrete,
     faster,
@@ -20,5 +21,5 @@ from fmlib.explorers import (
 from fmlib.explorers._explorer import FRAMES, Explorer, choice, slider
 
 __all__ = ["FRAMES", "Explorer", "choice", "slider"]
-__all__ += ["basics", "couplings", "discrete", "faster", "generators", "geometry", "guidance", "inverse"]
-__all__ += ["kinetic", "marginalization", "reward"]
+__all__ += ["basics", "codebase", "couplings", "discrete", "faster", "generators", "geometry", "guidance"]
+__all__ += ["inverse", "kinetic", "marginalization", "reward"]

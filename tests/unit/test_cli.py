@@ -498,6 +498,22 @@ def test_the_order_of_the_rows_does_not_move_the_scores_of_ordered_sets():
     assert 0.4 < scores["energy_distance_over_its_floor"] < 2.5  # a part of one cluster is thousands of floors away
 
 
+@pytest.mark.parametrize("classes", [[], ["a", "b"]])
+def test_the_real_images_that_are_shown_come_from_everywhere_in_an_ordered_set(classes, tmp_path, monkeypatch):
+    """Of 4,000 rows, each holding its place in the set: within four standard errors of the middle of those shown."""
+    from fmlib import figures
+
+    place, y = torch.arange(4000.0), torch.arange(4000) % 2
+    held_out = datasets.Labelled((place / 2000 - 1)[:, None].expand(-1, 4), y)
+    shown = []
+    monkeypatch.setattr(figures, "images", lambda ax, x, **options: shown.append(x))
+    monkeypatch.setattr(evaluation, "draw", lambda model, labels, seed: None)
+    evaluation.compare(tmp_path / "real.png", None, evaluation.Data(held_out, held_out, classes), seed=0)
+    value = shown[1][:, 0]
+    assert len(value) == (20 if classes else 100)
+    assert abs(value.mean()) < 4 / 3**0.5 / len(value) ** 0.5
+
+
 def test_as_pictures_rounds_to_the_levels_of_the_data_and_clips():
     x = torch.tensor([[-1.7, -0.94, -0.93, 0.06, 0.07, 0.99, 1.4]])
     assert evaluation.as_pictures(x, datasets.digits().x).tolist() == [[-1, -1, -0.875, 0, 0.125, 1, 1]]

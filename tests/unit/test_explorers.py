@@ -18,7 +18,7 @@ from nbformat import v4
 from PIL import Image
 from scipy.stats import kstest
 
-from fmlib import explorers
+from fmlib import explorers, figures
 from fmlib.exact import DataPath, MixturePath
 from fmlib.laws import GaussianMixture, LabelledMixture
 
@@ -357,9 +357,11 @@ def half(x, t):
         lambda: explorers.generators.processes(MixturePath(line_mixture()), samples=50, steps=10),
         lambda: explorers.discrete.film(torch.randint(17, (20, 64), generator=seeded()), many=16),
         lambda: explorers.discrete.steps(torch.arange(1, 9, dtype=torch.float64).reshape(2, 2, 2) / 36, most=4),
+        lambda: explorers.codebase.training(list(torch.rand(3, 4, 1, 8, 8)), torch.rand(30)),
+        lambda: explorers.codebase.evaluations(lambda x, t: -x, normal(4, 64), SCORES, most=6),
     ],
     ids=["path", "posterior", "posterior of three", "target", "coupling", "weight", "noise of the source", "obstacle"]
-    + ["few steps", "observation", "tilted", "processes", "film of tokens", "parallel steps"],
+    + ["few steps", "observation", "tilted", "processes", "film of tokens", "parallel steps", "training", "evaluations"],
 )
 def test_the_explorers_draw_at_both_ends_of_every_slider(make):
     explorer = make()
@@ -373,6 +375,35 @@ def test_the_explorers_draw_at_both_ends_of_every_slider(make):
             frames.add(picture(explorer))
         assert len(frames) == len(ends)
         control.value = middle
+
+
+SCORES = {"euler": ([2, 4, 6], [3.0, 2.0, 1.5]), "midpoint": ([2, 4], [2.0, 1.0])}
+
+
+def test_evaluations_are_counted_and_the_images_are_those_of_so_many():
+    """On dx/dt = -x, n steps of Euler leave (1 - 1/n)^n of the noise, n / 2 of midpoint (1 - h + h^2 / 2)^(n / 2)."""
+    x_0, shown = normal(4, 64), []
+    explorer = explorers.codebase.evaluations(lambda x, t: -x, x_0, SCORES, most=6)
+    slider = explorer._controls["n"]
+    assert (slider.min, slider.max, slider.step) == (2, 6, 2)
+    for method, left in (("euler", (1 - 1 / 6) ** 6), ("midpoint", (1 - 1 / 3 + 1 / 18) ** 3)):
+        figure = Figure()
+        explorer._draw(figure, method=method, n=6)
+        shown.append(figure.axes[0].images[0].get_array())
+        expected = Figure()
+        figures.images(expected.subplots(), left * x_0, columns=5)
+        np.testing.assert_allclose(shown[-1], expected.axes[0].images[0].get_array(), atol=1e-6)
+        assert figure.axes[1].lines[2].get_xdata()[0] == 6
+    assert not np.allclose(*shown)
+
+
+def test_the_film_of_a_training_shows_the_picture_of_the_step():
+    film, figure = list(torch.rand(3, 4, 1, 8, 8)), Figure()
+    explorers.codebase.training(film, torch.rand(30))._draw(figure, done=20)
+    expected = Figure()
+    figures.images(expected.subplots(), film[1], columns=5)
+    shown, right = figure.axes[0].images[0].get_array(), expected.axes[0].images[0].get_array()
+    assert np.array_equal(shown, right) and figure.axes[1].lines[-1].get_xdata()[0] == 20
 
 
 @pytest.mark.parametrize("sigma", [0.0, 0.7, 2.0])
