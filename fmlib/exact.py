@@ -24,7 +24,7 @@ from fmlib.schedules import CondOT, Schedule, check_ends
 
 # For torch.cdist: from the differences x - y, not as |x|^2 + |y|^2 - 2 x.y, which loses the small distances
 EXACT = "donot_use_mm_for_euclid_dist"
-MOST_STATES = 4096  # of a matrix of rates, which then takes 128 MiB
+STATES = 4096  # of a matrix of rates, which then takes 128 MiB
 
 
 @dataclass(frozen=True, eq=False)
@@ -389,9 +389,6 @@ class SpherePath:
         return torch.where(hole, nearest, torch.where(hole, 0, log_p).softmax(1))
 
 
-STATES = 4096  # of a `TokenPath`: a generator of so many is a matrix of 128 MB
-
-
 @dataclass(frozen=True, eq=False)
 class TokenPath:
     """The mixture path on tokens, from independent draws of one source to a law that is a table: all of it exactly.
@@ -556,8 +553,8 @@ def jump_rates(log_density, points: Tensor, t: float | Tensor) -> Tensor:
             [ 2.,  0.]])
     """
     n = len(_validate.batch("points", points))
-    if n > MOST_STATES:
-        raise ValueError(f"points must be at most {MOST_STATES} for a matrix of their rates, got {n}")
+    if n > STATES:
+        raise ValueError(f"points must be at most {STATES} for a matrix of their rates, got {n}")
     x = in_float64(points)
     time = _validate.time(t, x)
     if time.ndim:

@@ -16,9 +16,10 @@ from tqdm.auto import tqdm
 
 from fmlib import _validate, batches, checkpoints, devices
 from fmlib.batches import Batch, Law
-from fmlib.objectives import MeanFlow, Shortcut, VelocityMatching
+from fmlib.objectives import MeanFlow, Shortcut, TokenCrossEntropy, TokenRates, VelocityMatching
 from fmlib.runs import Checkpoints, Options, Run, described
 
+OURS = (VelocityMatching, MeanFlow, Shortcut, TokenCrossEntropy, TokenRates)
 BETWEEN_CHECKS = 100  # steps between two looks at the loss: each look waits for the device
 
 Loss = Callable[[nn.Module, Batch], Tensor]
@@ -99,7 +100,7 @@ def fit(
     dtype = devices.precision_of(options.precision, device)
     _check_model(model, data, loss, disk)
     draw = batches.drawing(data, source, condition, coupling, batch_size, seed, device, world)
-    if isinstance(loss, (VelocityMatching, MeanFlow, Shortcut)):  # another loss may tell the network what it likes
+    if isinstance(loss, OURS):  # another loss may tell the network what it likes
         _validate.known(model, condition)
     things = {"loss": loss, "coupling": coupling, "network": model, "data": data, "source": source} | condition
     identity = vars(options) | {name: described(thing, disk is not None) for name, thing in things.items()}

@@ -25,6 +25,7 @@ from fmlib import (
     sampling,
     schedules,
     solvers,
+    tokens,
 )
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
@@ -307,3 +308,71 @@ def test_the_command_line_uses_the_gpu(tmp_path):
         command("train", "digits", "--steps", "60", "--out", place, "--objective", objective)
         command("sample", place, "--out", str(tmp_path / f"{objective}.png"))
         assert (tmp_path / f"{objective}.png").stat().st_size > 1000
+
+
+WORDS = torch.cartesian_prod(*[torch.arange(3)] * 3)
+LAW = normal(27, seed=3).softmax(0).reshape(3, 3, 3)
+UNIFORM = torch.full((3,), 1 / 3, dtype=F64)
+
+
+def masked():
+    """The law with a fourth token, which it never has, and the source that has nothing else."""
+    law = torch.zeros(4, 4, 4, dtype=F64)
+    law[:3, :3, :3] = LAW
+    return law, torch.eye(4, dtype=F64)[3]
+
+
+@pytest.mark.parametrize("name", ["posterior", "generator", "step", "probability", "entropy"])
+def test_the_exact_path_of_tokens(name):
+    arguments = {"posterior": (0.4,), "generator": (0.4,), "step": (0.2, 0.6), "probability": (0.4,)}.get(name, ())
+    alike(
+        lambda law, source, x: getattr(exact.TokenPath(law, source), name)(*[x] * (name == "posterior"), *arguments),
+        LAW,
+        UNIFORM,
+        WORDS,
+    )
+
+
+@pytest.mark.parametrize("source, events", [("mask", False), ("mask", True), ("uniform", False)])
+def test_tokens_drawn_on_the_gpu_have_the_law_of_the_steps(source, events):
+    law, noise = (moved(v) for v in (masked() if source == "mask" else (LAW, UNIFORM)))
+    path, n, generator = exact.TokenPath(law, noise), 40_000, torch.Generator("cuda").manual_seed(0)
+    mask = 3 if source == "mask" else None
+    x_0 = torch.multinomial(noise, 3 * n, replacement=True, generator=generator).reshape(n, 3)
+    options = {"events": True} if events else {"steps": 4}
+    x = tokens.sample_tokens(lambda x, t: path.posterior(x, t).log(), x_0, mask=mask, generator=generator, **options)
+    p = path.probability(0.0).flatten()
+    for k in range(4):
+        p = path.step(k / 4, (k + 1) / 4) @ p
+    truth = law.flatten() if events else p
+    K = len(noise)
+    count = torch.bincount((x * torch.tensor([K * K, K, 1], device="cuda")).sum(1), minlength=K**3)
+    possible = truth > 1e-12
+    chi_square = ((count - n * truth).square() / (n * truth))[possible].sum().item()
+    freedom = int(possible.sum()) - 1
+    assert x.is_cuda and count[~possible].sum() == 0 and abs(chi_square - freedom) < 5 * (2 * freedom) ** 0.5
+
+
+def test_the_bound_of_tokens_is_the_entropy_with_masks():
+    path = exact.TokenPath(*(moved(v) for v in masked()))
+    x = WORDS[torch.multinomial(LAW.flatten(), 4000, replacement=True)].cuda()
+    value = tokens.token_bound(lambda x, t: path.posterior(x, t).log(), x, mask=3)
+    assert value.is_cuda and abs(value.mean() - path.entropy()) < 5 * value.std() / 4000**0.5
+
+
+def test_tokens_train_on_the_gpu():
+    data = WORDS[torch.multinomial(LAW.flatten(), 5000, replacement=True)]
+    net = models.TokenMLP(3, 4, width=32, blocks=1)
+    source = torch.full((1, 3), 3)
+    losses = fit(net, data, loss=objectives.TokenCrossEntropy(), source=source, steps=300, device="cuda").losses
+    assert losses[-50:].mean() < 0.9 * losses[:10].mean()
+
+
+def test_jumps():
+    path = lambda law: exact.MixturePath(law)  # noqa: E731
+    points = torch.linspace(-2, 2, 9, dtype=F64)[:, None].repeat(1, 2)
+    alike(lambda law, points: exact.jump_rates(path(law).log_density, points, 0.4), skew_mixture(), points)
+    generator = torch.Generator("cuda").manual_seed(0)
+    counting = solvers.jumping(lambda x, t: 3 + 0 * x[:, 0], lambda x, t: x + 1, generator=generator)
+    x = sample(lambda x, t: 0 * x, torch.zeros(20_000, 1, device="cuda"), method=counting, steps=200)
+    assert x.is_cuda and abs(x.mean() - 3) < 0.1 and abs(x.var() - 3) < 0.2

@@ -361,7 +361,16 @@ def half(x, t):
         lambda: explorers.codebase.evaluations(lambda x, t: -x, normal(4, 64), SCORES, most=6),
     ],
     ids=["path", "posterior", "posterior of three", "target", "coupling", "weight", "noise of the source", "obstacle"]
-    + ["few steps", "observation", "tilted", "processes", "film of tokens", "parallel steps", "training", "evaluations"],
+    + [
+        "few steps",
+        "observation",
+        "tilted",
+        "processes",
+        "film of tokens",
+        "parallel steps",
+        "training",
+        "evaluations",
+    ],
 )
 def test_the_explorers_draw_at_both_ends_of_every_slider(make):
     explorer = make()
