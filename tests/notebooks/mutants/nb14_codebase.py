@@ -17,9 +17,7 @@ MUTANTS = [
     Cell("dies-code", "seed=seed, progress", "seed=seed + 1, progress", "the run in the notebook has other batches"),
     Cell("dies-code", "learning_rate=4e-3", "learning_rate=4.01e-3", "or another learning rate"),
     Cell("dies-code", "run_until(20, folder", "run_until(120, folder", "killed when it has finished"),
-    Cell(
-        "dies-claims", "alone = one_run(120 - done, weights=mine)", "alone = whole", "the control is never interrupted"
-    ),
+    Cell("dies-claims", "alone = one_run(100, weights=mine)", "alone = whole", "the control is never interrupted"),
     Cell("two-code", "nproc-per-node=2", "nproc-per-node=1", "one process for two"),
     Cell("two-code", "one_run(60, seed=1)", "one_run(60)", "the other seed is the same"),
     Cell("two-code", "one, other = one_run(60)", "one, other = one_run(40)", "the single process takes other steps"),
