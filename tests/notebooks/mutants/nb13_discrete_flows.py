@@ -17,9 +17,7 @@ MUTANTS = [
     Cell("sampling-law", "(m - k) / (1 - k)", "(m - k)", "steps that leave something unchanged"),
     Library("tokens._step", "((then - now) / (1 - now))", "((then - now))", "sample_tokens jumps too rarely"),
     Library("tokens._drawn", "sums <= total *", "sums <= 0.9 * total *", "small numbers for the inversion"),
-    Library(
-        "tokens._by_steps", "times[k], kappas[k], kappas[k + 1]", "times[k], kappas[0], kappas[1]", "one jump"
-    ),
+    Library("tokens._by_steps", "times[k], kappas[k], kappas[k + 1]", "times[k], kappas[0], kappas[1]", "one jump"),
     Cell("sampling-order", '"frozen": frozen', '"frozen": None', "the control is the right step"),
     Cell("gumbel-code", "(1 - odds) / odds", "1.02 / odds", "odds against staying, two per cent off"),
     Cell("gumbel-code", "c / c.expm1()", "(-c).exp()", "a formula that looks alike"),
@@ -50,9 +48,7 @@ MUTANTS = [
     Cell("steer-code", "rates(plain * hidden", "rates(given * hidden", "Doob's ratio on rates that have it already"),
     Cell("edit-code", "ways(x, z[1:]) +", "2 * ways(x, z[1:]) +", "ways counted twice"),
     Cell("edit-code", "(1 - k) ** (length", "(1 + k) ** (length", "tokens that are missing, with a wrong sign"),
-    Cell(
-        "digits-code", "x_t == MASK", "x_t != MASK", "a loss on what is seen already"
-    ),
+    Cell("digits-code", "x_t == MASK", "x_t != MASK", "a loss on what is seen already"),
     Cell("digits-code", "learning_rate=5e-3", "learning_rate=5e-5", "a network that has hardly learnt"),
     Cell("digits-code", "label=digits.y", "label=digits.y.flip(0)", "labels in another order"),
     Cell("digits-draw", "steps=steps", "steps=1", "all digits drawn in one step"),
