@@ -36,10 +36,10 @@ def sample_tokens(
 
     All positions of a step are drawn at once and independently, which costs an error of first order in the step (Gat et
     al. 2024, "Discrete Flow Matching", arXiv 2407.15595, where it is h kappa' / (1 - kappa), the same to first order).
-    `exact.TokenPath.step` is its kernel. Whether is decided before what: only rows with a
-    redraw call the network, only redrawn positions are drawn, and no token shares its draw with "stays as it is", next
-    to which it would be too rare for coarse random numbers (the fault that Zheng et al. 2024, "Masked Diffusion Models
-    are Secretly Time-Agnostic Masked Models and Exploit Inaccurate Categorical Sampling", arXiv 2409.02908, found).
+    `exact.TokenPath.step` is its kernel. Whether is decided before what: only rows with a redraw call the network, only
+    redrawn positions are drawn, and no token shares its draw with "stays as it is", next to which it would be too rare
+    for coarse random numbers (the fault that Zheng et al. 2024, "Masked Diffusion Models are Secretly Time-Agnostic
+    Masked Models and Exploit Inaccurate Categorical Sampling", arXiv 2409.02908, found).
 
     logits: any callable (x, t, **condition) -> (batch, positions, vocabulary), given as many rows as have a redraw, and
     t as a 0-d tensor, or (batch,) with `events`. x_0: tokens of the source, (batch, positions); the result is like it.

@@ -759,7 +759,7 @@ def command(*arguments, **options) -> subprocess.Popen:
     code = """if True:
         import sys
         from fmlib import __main__ as cli, evaluation
-        evaluation.network = lambda data, until: evaluation.models.UNet((3, 32, 32), 8, classes=len(data.classes))
+        evaluation.network = lambda data, **_: evaluation.models.UNet((3, 32, 32), 8, classes=len(data.classes))
         evaluation.compare = lambda path, *_: path.touch()
         draw = evaluation.draw
         evaluation.draw = lambda model, labels, seed, steps=1: draw(model, labels, seed, 1)
