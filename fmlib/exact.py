@@ -429,7 +429,8 @@ class TokenPath:
 
         x: tokens, (batch, d). t: a number, () or (batch,), in [0, 1]. At both ends it is the limit, so that a word of
         which a part is given and the rest masked has the same posterior at every t, at t = 0 too. Where X_t cannot be x
-        at any time Bayes' rule says 0/0: there it is the law of the position, P(X_1^i = k).
+        at any time Bayes' rule says 0/0: there each position is judged by itself, P(X_1^i = k given X_t^i = x^i), so
+        that what is revealed stays; and where this is 0/0 too it is the law of the position, P(X_1^i = k).
         """
         d, K = self.law.ndim, len(self.source)
         if _validate.tokens("x", x, K).shape[1] != d:
@@ -455,7 +456,10 @@ class TokenPath:
         sums = torch.stack([joint.sum(dim) if dim else joint for dim in others], 1)
         alone = torch.stack([law.sum([j - 1 for j in dim]) if dim else law for dim in others])
         total = sums.sum(2, keepdim=True)
-        return torch.where(total > 0, sums / total, alone / alone.sum(1, keepdim=True))
+        alone = alone / alone.sum(1, keepdim=True)
+        each = alone * likelihood
+        mass = each.sum(2, keepdim=True)
+        return torch.where(total > 0, sums / total, torch.where(mass > 0, each / mass, alone))
 
     def probability(self, t: float | Tensor) -> Tensor:
         """The law of X_t, shape (K,) * d. t: a number or a 0-d tensor in [0, 1]."""

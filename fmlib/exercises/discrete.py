@@ -297,7 +297,7 @@ by_events = Function(
         ),
         Wrong(
             _EVENTS.replace("order[:, j]", "order[:, -1 - j]"),
-            "You go through the order from its end. Turn `j` reveals `order[:, j]`.",
+            "You go through the order from its end to its start. Turn `j` reveals `order[:, j]`.",
         ),
         Wrong(
             _EVENTS.replace("range(x.shape[1])", "range(x.shape[1] - 1)"),
@@ -439,7 +439,7 @@ surest = Function(
         ),
         Wrong(
             _LARGEST.replace("x == mask", "x != mask"),
-            "You choose among the revealed positions. Those that still hold the mask are to be chosen from.",
+            "You choose among the positions that are revealed already. Those that still hold the mask are to be chosen from.",
         ),
         Wrong(
             _SUREST.format("-p.gather(-1, token[..., None])[..., 0]"),

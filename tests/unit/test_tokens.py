@@ -118,11 +118,14 @@ def test_at_the_ends_of_time_a_posterior_is_its_limit():
     assert path.posterior(torch.tensor([[0, 1]]), 1.0)[0, 0].tolist() == pytest.approx([0.3, 0.7])  # one is the noise
 
 
-def test_where_a_word_cannot_be_its_posterior_is_the_law_of_its_positions():
-    law = torch.zeros(3, 3, dtype=F64)
+def test_where_a_word_cannot_be_each_position_is_judged_by_itself():
+    law = torch.zeros(4, 4, dtype=F64)
     law[0, 0], law[0, 1], law[1, 1] = 0.2, 0.3, 0.5
-    path = TokenPath(law, torch.tensor([0.0, 0.0, 1.0], dtype=F64))
-    torch.testing.assert_close(path.posterior(torch.tensor([[1, 0]]), 0.5), torch.stack([law.sum(1), law.sum(0)])[None])
+    path = TokenPath(law, torch.tensor([0.0, 0.0, 0.0, 1.0], dtype=F64))
+    stays = torch.eye(4, dtype=F64)[[1, 0]]
+    torch.testing.assert_close(path.posterior(torch.tensor([[1, 0]]), 0.5), stays[None])
+    nowhere = path.posterior(torch.tensor([[2, 0]]), 0.5)[0, 0]  # no word has a 2, and no mask becomes one
+    torch.testing.assert_close(nowhere, law.sum(1))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -785,3 +788,21 @@ def test_a_token_network_looks_at_place_token_time_and_label_row_by_row():
     before = held(x, 0.5)
     held.gain.bias.data += torch.tensor([1.0, 2.0, 3.0, 4.0])  # of the token that is there, and of no other
     torch.testing.assert_close(held(x, 0.5) - before, torch.nn.functional.one_hot(x, 4) * (x + 1.0)[..., None])
+
+
+@pytest.mark.parametrize("n", [1, 2, 4, 16])
+def test_two_letters_that_always_agree_differ_in_a_share_of_one_over_2n(n):
+    """The law of n parallel steps from masks is (1 - 1/n) q + (1/n) q_1 x q_2, also where q has zeros: a word that
+    cannot be, once revealed, stays."""
+    law = torch.zeros(3, 3, dtype=F64)
+    law[0, 0] = law[1, 1] = 0.5
+    path, p = TokenPath(law, torch.eye(3, dtype=F64)[2]), torch.eye(9, dtype=F64)[8]
+    for k in range(n):
+        p = path.step(k / n, (k + 1) / n) @ p
+    expected = (1 - 1 / n) * law + torch.outer(law.sum(1), law.sum(0)) / n
+    torch.testing.assert_close(p.reshape(3, 3), expected, atol=1e-12, rtol=0)
+    x = sample_tokens(
+        lambda x, t: path.posterior(x, t).log(), torch.full((40_000, 2), 2), steps=n, mask=2, generator=seeded()
+    )
+    differ = (x[:, 0] != x[:, 1]).double().mean().item()
+    assert abs(differ - 1 / (2 * n)) < 4 * (1 / (2 * n) / 40_000) ** 0.5
