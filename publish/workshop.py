@@ -28,6 +28,7 @@ from publish import common
 HERE = Path(__file__).parent
 OUT = common.BUILD / "workshop"
 CODE = HtmlFormatter(style="default", cssclass="code")
+SENTENCE = re.compile(r"(?<=[.?:])(?<! al\.) ")  # the end of one; "Gat et al. 2024" is none
 CAPTION = 360  # letters of a caption that fit below a picture
 
 
@@ -141,7 +142,7 @@ def _slide(body: str, notes: str, kind: str) -> str:
 def _figure(cell, caption: str) -> str:
     """The cell's last picture, as large as it fits, over the first sentences of its caption; all of it is the alt."""
     caption = caption[:1].upper() + caption[1:]
-    first, *rest = re.split(r"(?<=\.) ", caption)
+    first, *rest = SENTENCE.split(caption)
     for sentence in rest:
         if len(first) + len(sentence) < CAPTION:
             first += f" {sentence}"
@@ -158,7 +159,7 @@ def _formula(cell, _caption: str) -> str:
     found = []
     for lead, block in itertools.pairwise(["", *blocks]):
         if block.strip().startswith("$$"):
-            found += [re.split(r"(?<=[.?:]) ", lead)[-1], block]
+            found += [SENTENCE.split(lead)[-1], block]
     return MARKDOWN.render("\n\n".join(found[:4] or blocks[:1]))
 
 
