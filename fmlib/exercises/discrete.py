@@ -439,7 +439,7 @@ surest = Function(
         ),
         Wrong(
             _LARGEST.replace("x == mask", "x != mask"),
-            "You choose among the positions that are revealed already. Those that still hold the mask are to be chosen from.",
+            "You choose among the revealed positions. Those that still hold the mask are to be chosen from.",
         ),
         Wrong(
             _SUREST.format("-p.gather(-1, token[..., None])[..., 0]"),
