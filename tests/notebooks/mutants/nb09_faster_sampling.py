@@ -114,7 +114,7 @@ MUTANTS = [
     Cell("identities-code", "a(x + h * first, t + h, t + 2 * h)", "a(x, t + h, t + 2 * h)", "both halves from x"),
     Cell("identities-code", "gaps[s] = value - v - (s - t) * total", "gaps[s] = value - v + (s - t) * total", "sign"),
     Cell(
-        "identities-code", "jvp_of_a(x, t, s, v)", "jvp_of_a(x, t, s, 0.9 * v)", "a tangent that is a tenth too short"
+        "identities-code", "jvp_of_a(x, t, s, v, ", "jvp_of_a(x, t, s, 0.9 * v, ", "a tangent that is a tenth too short"
     ),
     Cell(
         "train-losses", "target = torch.where((length > 0)[:, None], (first + second) / 2, v)", "target = v", "no jumps"
