@@ -40,8 +40,7 @@ class VelocityMatching:
     path: AffinePath = AffinePath()
 
     def __post_init__(self):
-        if not callable(getattr(self.path, "sample", None)):
-            raise TypeError(f"path must have a method sample(x_0, x_1, t), got {type(self.path).__name__}")
+        _check_path(self.path, "x_0, x_1, t")
 
     def __call__(self, network, batch: Batch) -> Tensor:
         point = self.path.sample(batch.x_0, batch.x_1, batch.t)
@@ -208,7 +207,7 @@ class TokenCrossEntropy:
     path: TokenMix = TokenMix()
 
     def __post_init__(self):
-        _check_path(self.path)
+        _check_path(self.path, "x_0, x_1, t, generator")
 
     def __call__(self, network, batch: Batch) -> Tensor:
         x_t = self.path.sample(batch.x_0, batch.x_1, batch.t, batch.generator)
@@ -235,7 +234,7 @@ class TokenRates:
     path: TokenMix = TokenMix()
 
     def __post_init__(self):
-        _check_path(self.path)
+        _check_path(self.path, "x_0, x_1, t, generator")
         if not isinstance(getattr(self.path, "schedule", None), Schedule):
             raise TypeError(f"path must have a schedule, got {type(self.path).__name__}")
 
@@ -248,9 +247,9 @@ class TokenRates:
         return losses.token_rates(batch.x_1, network(x_t, batch.t, **batch.condition), x_t, rate).mean()
 
 
-def _check_path(path) -> None:
+def _check_path(path, arguments: str) -> None:
     if not callable(getattr(path, "sample", None)):
-        raise TypeError(f"path must have a method sample(x_0, x_1, t, generator), got {type(path).__name__}")
+        raise TypeError(f"path must have a method sample({arguments}), got {type(path).__name__}")
 
 
 @dataclass(frozen=True)

@@ -294,12 +294,8 @@ def _of_source(source: Tensor, x: Tensor, generator) -> Tensor:
 
 
 def _gauss(n: int) -> tuple[Tensor, Tensor]:
-    """Nodes and weights of Gauss and Legendre on [0, 1], exact for polynomials of degree 2 n - 1, in float64.
+    """Nodes and weights of Gauss and Legendre on [0, 1], exact for polynomials of degree 2 n - 1, in float64."""
+    from numpy.polynomial.legendre import leggauss
 
-    They are the eigenvalues, and the squared first entries of the eigenvectors, of the Jacobi matrix (Golub & Welsch
-    1969, "Calculation of Gauss Quadrature Rules").
-    """
-    k = torch.arange(1, n, dtype=torch.float64)
-    beside = k / (4 * k**2 - 1).sqrt()
-    nodes, vectors = torch.linalg.eigh(beside.diag(1) + beside.diag(-1))
-    return (1 + nodes) / 2, vectors[0].square()
+    nodes, weights = map(torch.from_numpy, leggauss(n))
+    return (1 + nodes) / 2, weights / 2

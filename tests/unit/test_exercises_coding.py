@@ -20,8 +20,8 @@ def test_a_notebook_asks_for_code_and_for_a_bug(notebook):
 
 
 @every_one
-def test_four_wrong_answers_and_three_right_ones(q):
-    assert len({wrong.message for wrong in q.wrongs} | {part for _, part in q.other_wrongs}) >= 4
+def test_seven_wrong_answers_and_three_right_ones(q):
+    assert len({wrong.message for wrong in q.wrongs} | {part for _, part in q.other_wrongs}) >= 7
     assert len(set(q.rights)) >= 3
 
 

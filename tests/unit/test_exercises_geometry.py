@@ -48,14 +48,6 @@ def test_a_wrong_answer_is_known_however_it_is_written(q, source, part, capsys):
     assert part in q.check(eval(source)).message
 
 
-@pytest.mark.parametrize(
-    "q", [geometry.best_turn, geometry.log_on_sphere, geometry.target_at_start], ids=lambda q: q.key
-)
-def test_seven_wrong_answers_each_get_their_own_message(q, capsys):
-    told = {q.check(wrong.answer).message for wrong in q.wrongs}
-    assert told == {wrong.message for wrong in q.wrongs} and len(told) >= 7
-
-
 # ---- the truths, against what is known in another way ----------------------------------------------------------------
 
 

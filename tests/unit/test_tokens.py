@@ -722,14 +722,6 @@ def test_times_of_inverts_the_schedule(schedule):
     torch.testing.assert_close(times_of(schedule, schedule.alpha(t)), t, atol=1e-7, rtol=0)
 
 
-def test_the_nodes_are_those_of_gauss_and_legendre():
-    for n in (1, 2, 7, 32):
-        x, w = np.polynomial.legendre.leggauss(n)
-        nodes, weights = tokens._gauss(n)
-        np.testing.assert_allclose(nodes, (1 + x) / 2, atol=1e-14)
-        np.testing.assert_allclose(weights, w / 2, atol=1e-14)
-
-
 def mean_of(bound: torch.Tensor) -> tuple[float, float]:
     """The mean over rows and its standard error."""
     return bound.double().mean().item(), bound.double().std().item() / len(bound) ** 0.5
