@@ -61,9 +61,9 @@ test-notebooks: $(VENV)/.dev
 		-p tests.notebooks.strict -p no:python --nbval-lax --nbval-cell-timeout=90 $(NOTEBOOKS)
 	$(ONE_THREAD) $(BIN)/python -m pytest -q -n $(WORKERS) -o addopts= tests/notebooks/test_solved.py
 
-# In a headless Chromium: a worker for JupyterLab and its notebooks, another for the site. Skipped without a Chromium.
+# In a headless Chromium; one worker has the site, another the workshop, each then notebooks. Skipped without a Chromium.
 test-browser: $(VENV)/.dev
-	$(ONE_THREAD) $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile -o addopts= tests/browser
+	$(ONE_THREAD) $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadgroup -o addopts= tests/browser
 
 run: $(VENV)/.dev
 	$(BIN)/python -m tests.notebooks.run $(NOTEBOOKS)

@@ -1,6 +1,5 @@
 """A headless Chromium and a JupyterLab of the tests' own: nothing of the user's settings is read or written."""
 
-import ast
 import json
 import os
 import shutil
@@ -12,6 +11,8 @@ import urllib.request
 from pathlib import Path
 
 import pytest
+
+from tests.notebooks.needed import needed
 
 ROOT = Path(__file__).parents[2]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))
@@ -145,45 +146,12 @@ def _copy_for_explorers(path: Path, target: Path) -> None:
     Of the code, only the explorers' cells and those that make what they use: `make test-notebooks` runs every cell.
     """
     notebook = json.loads(path.read_text())
-    kept, wanted = [], set()
-    for cell in reversed(notebook["cells"]):
-        source = "".join(cell["source"])
+    notebook["cells"] = needed(notebook["cells"], lambda cell: "explorers." in "".join(cell["source"]))
+    for cell in notebook["cells"]:
         if is_code(cell):
-            made, changed, used = names(source)
-            if "explorers." not in source and not (made | changed) & wanted:
-                continue
-            wanted = wanted - made | used
             cell |= {"outputs": [], "execution_count": None}
-        kept.insert(0, cell)
     target.parent.mkdir(exist_ok=True)
-    target.write_text(json.dumps({**notebook, "cells": kept}))
-
-
-def names(source: str) -> tuple[set[str], set[str], set[str]]:
-    """The names that a cell makes, those of things that it changes, and those that it needs from the cells above."""
-    made, changed, used = set(), set(), set()
-    for statement in ast.parse(source).body:
-        loads, stores, own = set(), set(), set()
-        for node in ast.walk(statement):
-            if isinstance(node, ast.Name):
-                (loads if isinstance(node.ctx, ast.Load) else stores).add(node.id)
-            elif isinstance(node, ast.FunctionDef | ast.ClassDef):
-                stores.add(node.name)
-            elif isinstance(node, ast.alias):
-                stores.add(node.asname or node.name)
-            elif isinstance(node, ast.arg):
-                own.add(node.arg)
-            elif isinstance(node, ast.comprehension):
-                own |= {part.id for part in ast.walk(node.target) if isinstance(part, ast.Name)}
-            elif isinstance(node, ast.Subscript | ast.Attribute) and (
-                isinstance(node.ctx, ast.Store) or getattr(node, "attr", "") in ("append", "extend", "update")
-            ):
-                changed |= {part.id for part in ast.walk(node.value) if isinstance(part, ast.Name)}
-        if not isinstance(statement, ast.Assign | ast.AugAssign):
-            own |= stores  # the names of a loop or a function's body
-        used |= loads - own - made
-        made |= stores
-    return made, changed, used
+    target.write_text(json.dumps(notebook))
 
 
 def is_code(cell: dict) -> bool:

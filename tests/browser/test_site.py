@@ -1,4 +1,4 @@
-"""The site is built and read in a browser, as a phone and as a desktop would, in light and dark."""
+"""The site is built and read in a browser, as a phone, a tablet and a desktop would, in light and dark."""
 
 import functools
 import http.server
@@ -13,8 +13,8 @@ import pytest
 
 from tests.browser.conftest import NOTEBOOKS, ROOT
 
-pytestmark = pytest.mark.timeout(240)
-SIZES = {"phone": (390, 844), "desktop": (1280, 900)}
+pytestmark = [pytest.mark.timeout(240), pytest.mark.xdist_group("site")]  # which one worker builds
+SIZES = {"phone": (390, 844), "tablet": (820, 1180), "desktop": (1280, 900)}
 PAGES = ["index.html", "api/exact.html", *(f"{path.stem}.html" for path in NOTEBOOKS)]
 
 
@@ -107,23 +107,25 @@ def test_explorers_move_without_a_kernel(name, site, watched):
         page.wait_for_function("([slider, before]) => slider.value !== before", arg=[slider.element_handle(), before])
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("size", SIZES)
-def test_pages_fit_and_show_their_mathematics(size, scheme, site, watched):
-    page = watched(site, *SIZES[size], scheme=scheme)
+def test_pages_fit_and_show_their_mathematics(site, watched):
+    page = watched(site)
     for name in PAGES:
         page.goto(f"{site}/{name}")
         page.wait_for_function("!window.MathJax?.startup || window.MathJax.startup.promise.then(() => true)")
-        wide = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
-        assert wide <= 0, f"{name} is {wide} px too wide"
         formulas = page.locator("mjx-container svg").count()
         if name[0].isdigit():
             assert formulas > 20, f"{name} shows {formulas} formulas"
         assert page.locator("mjx-merror, [data-mjx-error]").count() == 0, f"{name}: a formula does not parse"
         raw = page.locator("article").inner_text()
         assert not re.search(r"\\(mathbb|frac|big)\b|\$\$", raw), f"{name}: raw TeX in the text"
-        background = page.evaluate("getComputedStyle(document.body).backgroundColor")
-        assert (sum(map(int, re.findall(r"\d+", background)[:3])) < 384) == (scheme == "dark"), background
+        for device, (width, height) in SIZES.items():
+            page.set_viewport_size({"width": width, "height": height})
+            wide = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+            assert wide <= 0, f"{name} is {wide} px too wide on a {device}"
+        for scheme in ("light", "dark"):
+            page.emulate_media(color_scheme=scheme)
+            background = page.evaluate("getComputedStyle(document.body).backgroundColor")
+            assert (sum(map(int, re.findall(r"\d+", background)[:3])) < 384) == (scheme == "dark"), background
 
 
 def test_search_finds_a_word(site, watched):

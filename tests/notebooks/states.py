@@ -6,6 +6,7 @@ on the answers, but for those that draw with the learner's own function, `.yours
 nor to the progress file of whoever runs it.
 """
 
+import dis
 import json
 import os
 import re
@@ -19,6 +20,7 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 
 from fmlib import exercises
+from tests.notebooks.needed import names, needed
 
 ANSWERED = re.compile(r"exercise-\d+-\d+-check")
 
@@ -40,12 +42,37 @@ def shown(cell) -> list:
     return [o for o in cell.outputs if o.output_type == "stream" or "text/html" in o.get("data", {})]
 
 
-def problems(path: Path, states: tuple[str, ...] = ("empty", "solved")) -> list[str]:
-    """What is wrong with the notebook at `path` in these states."""
+def answers(notebook):
+    """The notebook with its exercises' cells, those that draw with the answers, and what these need: a quick run."""
+    ids = {cell.id for cell in notebook.cells if ANSWERED.fullmatch(cell.id)}
+    notebook.cells = needed(notebook.cells, lambda cell: cell.id in ids or ".yours" in cell.source)
+    return notebook
+
+
+def followed(notebook) -> list[str]:
+    """The cells, but for those with `.yours`, that use a name of an exercise's cell, whose value an answer decides."""
+    solved, found, given = exercises.solved(notebook), [], set()
+    for cell, filled in zip(notebook.cells, solved.cells, strict=True):
+        if cell.cell_type != "code":
+            continue
+        code = dis.get_instructions(compile(filled.source, cell.id, "exec"))
+        made = {step.argval for step in code if step.opname == "STORE_NAME"}
+        if ANSWERED.fullmatch(cell.id):
+            given |= {name for name in made if not re.fullmatch(r"q\d+_\d+", name)}
+        elif ".yours" not in cell.source:
+            used = names(filled.source)[2] & given
+            found += [f"cell {cell.id} uses {name} of an exercise" for name in sorted(used)]
+            given -= made
+    return found
+
+
+def problems(path: Path, states: tuple[str, ...] = ("empty", "solved"), quick: bool = False) -> list[str]:
+    """What is wrong with the notebook at `path` in these states; `quick` runs only what the exercises need."""
     found, texts = [], {}
     for state in states:
         notebook = nbformat.read(path, as_version=4)
         notebook = exercises.solved(notebook) if state == "solved" else notebook
+        notebook = answers(notebook) if quick else notebook
         with tempfile.TemporaryDirectory() as folder:
             progress = Path(folder) / "progress.json"
             os.environ["FMLIB_PROGRESS"] = str(progress)  # the kernel inherits it

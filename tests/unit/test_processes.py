@@ -51,7 +51,7 @@ def short(tmp_path) -> tuple[str]:
 
 def test_two_processes_give_the_losses_of_one_with_the_summed_batch(short, tmp_path):
     for count in (1, 2):
-        run = torchrun(count, *TRAIN, "--steps", 30, "--out", tmp_path / str(count), program=short)
+        run = torchrun(count, *TRAIN, "--steps", 12, "--out", tmp_path / str(count), program=short)
         out, _ = run.communicate(timeout=100)
         assert run.returncode == 0, out
         assert out.count("1437 images") == 1  # one process speaks
@@ -61,7 +61,7 @@ def test_two_processes_give_the_losses_of_one_with_the_summed_batch(short, tmp_p
             "state",
         }
     one, two = losses(tmp_path / "1"), losses(tmp_path / "2")
-    assert len(one) == 30
+    assert len(one) == 12
     torch.testing.assert_close(two, one, rtol=2e-4, atol=1e-5)
     torch.testing.assert_close(
         checkpoints.load(tmp_path / "2")[0].state_dict(),
@@ -79,34 +79,41 @@ from safetensors.torch import save_file
 from test_seam import TwoTimes, gaussian, mean_flow, weights
 from fmlib import devices, fit, objectives
 
-loss = {"of one's own": mean_flow, "MeanFlow": objectives.MeanFlow(), "Shortcut": objectives.Shortcut()}[sys.argv[4]]
-drawn = []
-def remembering(network, batch):
-    drawn.append(torch.rand(1, generator=batch.generator))
-    return loss(network, batch)
+def remembering(loss, drawn):
+    def recorded(network, batch):
+        drawn.append(torch.rand(1, generator=batch.generator))
+        return loss(network, batch)
+    return recorded
 
+losses = {"own": (mean_flow, "float32"), "MeanFlow": (objectives.MeanFlow(), "bf16")}
+losses |= {"Shortcut": (objectives.Shortcut(), "float32")}
 with devices.group(torch.device("cpu")) as world:
-    torch.manual_seed(world.rank)  # weights of its own, which the first one's replace
-    model = TwoTimes(16)
-    start = weights(model).detach().clone()
-    options = {"accumulate": 2, "precision": sys.argv[3]}
-    result = fit(model, gaussian, loss=remembering, steps=20, batch_size=64, progress=False, **options)
-    saved = {"start": start, "end": weights(model).detach(), "average": weights(result.model)}
-    saved |= {"drawn": torch.cat(drawn), "losses": result.losses}
-    save_file(saved, f"{sys.argv[1]}/rank-{world.rank}.safetensors")
+    for name, (loss, precision) in losses.items():
+        torch.manual_seed(world.rank)  # weights of its own, which the first one's replace
+        model, drawn = TwoTimes(16), []
+        start = weights(model).detach().clone()
+        options = {"accumulate": 2, "precision": precision, "progress": False}
+        result = fit(model, gaussian, loss=remembering(loss, drawn), steps=20, batch_size=64, **options)
+        saved = {"start": start, "end": weights(model).detach(), "average": weights(result.model)}
+        saved |= {"drawn": torch.cat(drawn), "losses": result.losses}
+        save_file(saved, f"{sys.argv[1]}/{name}-{world.rank}.safetensors")
 """
 
 
-@pytest.mark.parametrize(
-    "loss, precision", [("of one's own", "float32"), ("MeanFlow", "bf16"), ("Shortcut", "float32")]
-)
-def test_a_loss_of_two_times_trains_two_processes_to_equal_weights(loss, precision, tmp_path):
-    (tmp_path / "mean_flow.py").write_text(MEAN_FLOW)
-    arguments = (tmp_path, Path(__file__).parent, precision, loss)
-    run = torchrun(2, *arguments, program=(str(tmp_path / "mean_flow.py"),))
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> Path:
+    """The folder into which two processes put what they trained by each loss."""
+    folder = tmp_path_factory.mktemp("two")
+    (folder / "mean_flow.py").write_text(MEAN_FLOW)
+    run = torchrun(2, folder, Path(__file__).parent, program=(str(folder / "mean_flow.py"),))
     out, _ = run.communicate(timeout=100)
     assert run.returncode == 0, out
-    first, second = (load_file(tmp_path / f"rank-{rank}.safetensors") for rank in (0, 1))
+    return folder
+
+
+@pytest.mark.parametrize("loss", ["own", "MeanFlow", "Shortcut"])
+def test_a_loss_of_two_times_trains_two_processes_to_equal_weights(loss, trained):
+    first, second = (load_file(trained / f"{loss}-{rank}.safetensors") for rank in (0, 1))
     for name in ("end", "average", "losses"):
         assert torch.equal(first[name], second[name])
     assert (first["end"] - first["start"]).abs().max() > 1e-3 and not torch.equal(first["start"], second["start"])
@@ -116,7 +123,7 @@ def test_a_loss_of_two_times_trains_two_processes_to_equal_weights(loss, precisi
 @pytest.mark.timeout(300)  # four starts of Python, on a machine that may be busy
 def test_a_killed_worker_is_restarted_and_the_run_goes_on(short, tmp_path):
     """One of two processes gets SIGKILL after the first checkpoint; the end is that of a run left in peace."""
-    common = [*TRAIN, "--steps", 60, "--checkpoint-every", 10, "--resume"]
+    common = [*TRAIN, "--steps", 30, "--checkpoint-every", 10, "--resume"]
     peace = torchrun(2, *common, "--out", tmp_path / "peace", program=short)
     out, _ = peace.communicate(timeout=100)
     assert peace.returncode == 0, out
