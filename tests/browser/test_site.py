@@ -15,7 +15,7 @@ from tests.browser.conftest import NOTEBOOKS, ROOT
 
 pytestmark = pytest.mark.timeout(240)
 SIZES = {"phone": (390, 844), "desktop": (1280, 900)}
-PAGES = ["index.html", "api/exact.html", *(f"{path.stem}.html" for path in NOTEBOOKS)]
+PAGES = ["index.html", "map.html", "api/exact.html", *(f"{path.stem}.html" for path in NOTEBOOKS)]
 
 
 class Quiet(http.server.SimpleHTTPRequestHandler):
