@@ -70,20 +70,16 @@ def start_page() -> str:
 
 
 def map_page() -> str:
-    """What needs what, as a picture and as a table, and the ways through."""
-    pages, shown, rows = {path.name[:2]: path for path in common.notebooks()}, {}, []
-
-    def linked(text: str) -> str:
-        return re.sub(r"\d\d", lambda number: f"[{number[0]}]({pages[number[0]].name})", text)
-
+    """What needs what, as a picture, and the ways through."""
+    pages, shown = {path.name[:2]: path for path in common.notebooks()}, {}
     for number, path in pages.items():
         (minutes, needs, _), title = common.table()[path.name], common.title(common.read(path)).split(". ", 1)[1]
         shown[number] = title, f"{path.stem}.html", minutes, needs
-        rows.append(f"| [{number} {title}]({path.name}) | {minutes} | {linked(', '.join(needs))} |")
-    ways = [f"| {who} | {linked(which)} | {minutes} |" for who, which, minutes in common.ways()]
-    head = "| | notebooks | minutes to read |\n|---|---|---|"
-    values = {"diagram": diagram.svg(shown), "ways": "\n".join([head, *ways]), "needs": "\n".join(rows)}
-    return Template((HERE / "map.md").read_text()).substitute(values)
+    rows = ["| | notebooks | minutes to read |", "|---|---|---|"]
+    for who, which, minutes in common.ways():
+        linked = re.sub(r"\d\d", lambda number: f"[{number[0]}]({pages[number[0]].name})", which)
+        rows.append(f"| {who} | {linked} | {minutes} |")
+    return Template((HERE / "map.md").read_text()).substitute(diagram=diagram.svg(shown), ways="\n".join(rows))
 
 
 def described(notebook):

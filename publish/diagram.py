@@ -20,8 +20,9 @@ def svg(notebooks: dict[str, tuple[str, str, str, list[str]]]) -> str:
     """notebooks: title, page, minutes and needs by number. On one line, as Markdown wants it."""
     lines = [_line(parent, child) for child, (*_, needs) in notebooks.items() for parent in needs]
     boxes = [_box(number, *shown) for number, (*shown, _) in notebooks.items()]
+    words = "; ".join(f"{child} needs {' and '.join(needs)}" for child, (*_, needs) in notebooks.items() if needs)
     size = f"0 0 360 {ROWS * STEP[1] + 2}"
-    return f'<svg class="map" viewBox="{size}" role="group" aria-label="What needs what">{"".join(lines + boxes)}</svg>'
+    return f'<svg class="map" viewBox="{size}" role="group" aria-label="{words}">{"".join(lines + boxes)}</svg>'
 
 
 def _corner(number: str) -> tuple[int, int, int]:
