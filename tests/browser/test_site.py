@@ -126,8 +126,10 @@ def test_pages_fit_and_show_their_mathematics(size, scheme, site, watched):
         formulas = page.locator("mjx-container svg").count()
         if name[0].isdigit():
             assert formulas > 20, f"{name} shows {formulas} formulas"
+            whole = page.viewport_size
             page.set_viewport_size({"width": 390, "height": 844})
             assert page.evaluate(CUT_OFF) == [], f"{name}: formulas cut off on a phone"
+            page.set_viewport_size(whole)
         assert page.locator("mjx-merror, [data-mjx-error]").count() == 0, f"{name}: a formula does not parse"
         raw = page.locator("article").inner_text()
         assert not re.search(r"\\(mathbb|frac|big)\b|\$\$", raw), f"{name}: raw TeX in the text"
