@@ -6,6 +6,7 @@ The notebooks are not run: the pages show their stored outputs. Nothing is asked
 import ast
 import html
 import math
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -14,7 +15,7 @@ from string import Template
 import nbformat
 from sphinx.cmd.build import main as sphinx
 
-from publish import common
+from publish import common, diagram
 
 HERE = Path(__file__).parent / "site"
 OUT = common.BUILD / "site"
@@ -43,6 +44,7 @@ def prepare() -> None:
     for path in common.notebooks():
         nbformat.write(described(common.read(path)), SOURCE / path.name)
     (SOURCE / "index.md").write_text(start_page())
+    (SOURCE / "map.md").write_text(map_page())
     (SOURCE / "api").mkdir()
     names = modules()
     for name in names:
@@ -54,17 +56,30 @@ def prepare() -> None:
 
 def start_page() -> str:
     """An explorer that moves, and a line about each notebook."""
-    paths, minutes = common.notebooks(), common.minutes()
+    paths, table = common.notebooks(), common.table()
     first = common.read(paths[0])
     moving = [explorer(found, common.captions(first)[cell]) for cell, found in common.explorers(first).items()]
     still = '<img src="_static/images/explorer.png" alt="A probability path at t = 0.7, with arrows of its velocity.">'
     lines = []
     for path in paths:
-        needed, shown = minutes[path.name]
-        lines.append(f"- [{common.title(common.read(path))}]({path.name}), {needed} minutes: {shown}")
+        minutes, _, shown = table[path.name]
+        lines.append(f"- [{common.title(common.read(path))}]({path.name}), {minutes} minutes: {shown}")
     values = {"notebooks": "\n".join(path.stem for path in paths), "list": "\n".join(lines)}
     values |= {"start": f"{paths[0].stem}.html", "picture": (moving or [still])[0]}
     return Template((HERE / "index.md").read_text()).substitute(values)
+
+
+def map_page() -> str:
+    """What needs what, as a picture, and the ways through."""
+    pages, shown = {path.name[:2]: path for path in common.notebooks()}, {}
+    for number, path in pages.items():
+        (minutes, needs, _), title = common.table()[path.name], common.title(common.read(path)).split(". ", 1)[1]
+        shown[number] = title, f"{path.stem}.html", minutes, needs
+    rows = ["| | notebooks | minutes to read |", "|---|---|---|"]
+    for who, which, minutes in common.ways():
+        linked = re.sub(r"\d\d", lambda number: f"[{number[0]}]({pages[number[0]].name})", which)
+        rows.append(f"| {who} | {linked} | {minutes} |")
+    return Template((HERE / "map.md").read_text()).substitute(diagram=diagram.svg(shown), ways="\n".join(rows))
 
 
 def described(notebook):

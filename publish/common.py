@@ -68,10 +68,20 @@ def pictures(cell) -> list[str]:
     return found
 
 
-def minutes() -> dict[str, tuple[str, str]]:
-    """The minutes that each notebook takes and what one sees in it, by file name: from the table of the README."""
-    rows = re.findall(r"^\| \[[^]]*\]\(notebooks/(\S+)\) \| (\d+) \| (.*) \|$", (ROOT / "README.md").read_text(), re.M)
-    return {name: (number, text) for name, number, text in rows}
+def table() -> dict[str, tuple[str, list[str], str]]:
+    """From the README, by file name: the minutes to read a notebook, the numbers of those it needs, what one sees."""
+    rows = re.findall(r"^\| \[[^]]*\]\(notebooks/(\S+)\) \| (\d+) \|([ \d,]*)\| (.*) \|$", readme(), re.M)
+    return {name: (minutes, re.findall(r"\d+", needs), text) for name, minutes, needs, text in rows}
+
+
+def ways() -> list[list[str]]:
+    """The ways through the course, from the README: for whom, which notebooks, and the minutes to read them."""
+    rows = re.search(r"Ways through:\n\n.*\n.*\n((?:\|.*\n)+)", readme())[1]
+    return [[cell.strip() for cell in row.strip("|").split("|")] for row in rows.splitlines()]
+
+
+def readme() -> str:
+    return (ROOT / "README.md").read_text()
 
 
 def explorers(notebook) -> dict[str, dict]:

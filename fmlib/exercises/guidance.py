@@ -33,7 +33,7 @@ coefficient = Function(
     task="complete",
     question=(
         "Find $b_t$ yourself. With $\\hat x_1=\\mathbb E[X_1|X_t=x]$ and $\\hat x_0=\\mathbb E[X_0|X_t=x]$ you have "
-        "$x=\\alpha\\hat x_1+\\sigma\\hat x_0$ and $u=\\dot\\alpha\\hat x_1+\\dot\\sigma\\hat x_0$, and the score is "
+        "$x=\\alpha\\hat x_1+\\sigma\\hat x_0$ and $u=\\alpha'\\hat x_1+\\sigma'\\hat x_0$, and the score is "
         "$-\\hat x_0/\\sigma$. Write $u$ as $a_tx+b_t\\cdot$score. `answer(s, t)` gets a schedule and times `t` in "
         "$(0,1)$, of shape `(batch,)`, and returns $b_t$ of the same shape, for *any* schedule."
     ),
@@ -41,14 +41,14 @@ coefficient = Function(
     reference=_B.format("sigma**2 * d_alpha / alpha - sigma * d_sigma"),
     why=(
         "From the first equation $\\hat x_1=(x-\\sigma\\hat x_0)/\\alpha$, so "
-        "$u=\\frac{\\dot\\alpha}{\\alpha}x+(\\dot\\sigma-\\sigma\\frac{\\dot\\alpha}{\\alpha})\\hat x_0$. Put "
-        "$\\hat x_0=-\\sigma\\cdot$score: $b_t=\\sigma^2\\frac{\\dot\\alpha}{\\alpha}-\\sigma\\dot\\sigma$. Both terms "
+        "$u=\\frac{\\alpha'}{\\alpha}x+(\\sigma'-\\sigma\\frac{\\alpha'}{\\alpha})\\hat x_0$. Put "
+        "$\\hat x_0=-\\sigma\\cdot$score: $b_t=\\sigma^2\\frac{\\alpha'}{\\alpha}-\\sigma\\sigma'$. Both terms "
         "are positive, since $\\alpha$ rises and $\\sigma$ falls. For cond-OT it is $(1-t)/t$."
     ),
     hints=(
         "Solve the first equation for $\\hat x_1$ and put it into the second. What stands in front of $\\hat x_0$?",
-        "It is $\\dot\\sigma-\\sigma\\dot\\alpha/\\alpha$. Now $\\hat x_0=-\\sigma\\cdot$score.",
-        "$b_t=-\\sigma(\\dot\\sigma-\\sigma\\dot\\alpha/\\alpha)$; multiply out.",
+        "It is $\\sigma'-\\sigma\\alpha'/\\alpha$. Now $\\hat x_0=-\\sigma\\cdot$score.",
+        "$b_t=-\\sigma(\\sigma'-\\sigma\\alpha'/\\alpha)$; multiply out.",
     ),
     arguments=("s", "t"),
     truth=_coefficient,
@@ -70,7 +70,7 @@ coefficient = Function(
         ),
         Wrong(
             _B.format("sigma**2 * d_alpha / alpha"),
-            "One of two terms is missing: $\\hat x_0$ stands in $u$ itself too, with $\\dot\\sigma$ in front of it.",
+            "One of two terms is missing: $\\hat x_0$ stands in $u$ itself too, with $\\sigma'$ in front of it.",
         ),
         Wrong(
             _B.format("-sigma * d_sigma"),
@@ -79,7 +79,7 @@ coefficient = Function(
         ),
         Wrong(
             _B.format("sigma**2 * d_alpha / alpha + sigma * d_sigma"),
-            "A sign is wrong: $\\dot\\sigma$ is negative, and both terms of $b_t$ are positive.",
+            "A sign is wrong: $\\sigma'$ is negative, and both terms of $b_t$ are positive.",
         ),
         Wrong(
             _B.format("sigma * d_sigma - sigma**2 * d_alpha / alpha"),

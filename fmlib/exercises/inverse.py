@@ -7,7 +7,7 @@ from fmlib.exercises._questions import Choice, Function, Wrong
 
 
 def _mixtures(draw: torch.Generator) -> list[tuple]:
-    """Mixtures, operators and observations: first one component on the line, seen with noise as wide as itself."""
+    """Mixtures, operators and measurements: first one component on the line, seen with noise as wide as itself."""
     one = torch.ones(1, 1, dtype=torch.float64)
     cases = [(one[0], 0 * one, one[None], 2 * one, 4 * one[0], 1.0)]
     for k, d, m, noise in [(3, 2, 1, 0.4), (2, 4, 3, 0.7), (4, 3, 2, 1.6)]:
@@ -53,7 +53,7 @@ posterior = Function(
     task="write",
     question=(
         "Write the posterior of a mixture. `answer(weights, means, covariances, A, y, noise)` gets the components "
-        "$w_k$ `(K,)`, $\\mu_k$ `(K, d)`, $\\Sigma_k$ `(K, d, d)`, the operator $A$ `(m, d)`, the observation $y$ "
+        "$w_k$ `(K,)`, $\\mu_k$ `(K, d)`, $\\Sigma_k$ `(K, d, d)`, the operator $A$ `(m, d)`, the measurement $y$ "
         "`(m,)` and the standard deviation $s$ of its noise. Component $k$ predicts $y$ with mean $A\\mu_k$ and "
         "covariance $S_k=A\\Sigma_kA^\\top+s^2I$. Seeing $y$ moves its mean to "
         "$\\mu_k+\\Sigma_kA^\\top S_k^{-1}(y-A\\mu_k)$ and multiplies its weight by $N(y;A\\mu_k,S_k)$. Fill in "
@@ -116,7 +116,7 @@ posterior = Function(
         ),
         Wrong(
             _KALMAN.format("A @ covariances @ A.T", _GAIN, _MOVED, _EVIDENCE, _JOINT),
-            "The noise of the observation is missing from $S$: as it stands $y$ is exact, and every mean moves onto "
+            "The noise of the measurement is missing from $S$: as it stands $y$ is exact, and every mean moves onto "
             "$Ax=y$.",
         ),
         Wrong(
@@ -133,7 +133,7 @@ posterior = Function(
         ),
         Wrong(
             _KALMAN.format(_S, _GAIN, _MOVED.replace("means + ", "means - "), _EVIDENCE, _JOINT),
-            "You move the means away from the observation: a sign.",
+            "You move the means away from the measurement: a sign.",
         ),
         Wrong(
             _KALMAN.format(_S, _GAIN, _MOVED.replace("means + ", ""), _EVIDENCE, _JOINT),
@@ -194,7 +194,7 @@ better_width = Choice(
             "Near $t=1$ they do agree. By then each sample has chosen its mode, and the choice was made in the middle.",
         ),
         "d": (
-            "DPS is first: without a width it follows the observation most closely",
+            "DPS is first: without a width it follows the measurement most closely",
             "It does follow it closely, far more closely than noise $s$ warrants. A sample of the posterior must miss "
             "$y$ by about $s$.",
         ),
@@ -297,7 +297,7 @@ pull = Function(
         ),
         Wrong(
             _PULL.format(_SPREAD, "mean @ A.T - y", _SOLVED, _BACK),
-            "A sign: this pushes away from the observation. The residual is $y-A\\hat x_1$.",
+            "A sign: this pushes away from the measurement. The residual is $y-A\\hat x_1$.",
         ),
         Wrong(
             _PULL.format(_SPREAD, _OFF, "off @ A", _BACK),
@@ -365,9 +365,9 @@ one_twist = Function(
     task="find the bug",
     question=(
         "This is the weight of each particle after one step. `log_w` holds the logs of the weights so far, all of "
-        "shape `(n,)`; `before` and `after` are $\\log h_t(x_t)$ and $\\log h_s(x_s)$, the twist at both ends of the "
-        "step; `log_p` and `log_r` are the log densities of the step under the free walk and under the guided one. "
-        "The code is right for the first step, as long as the twist is the same for all particles at $t=0$. After "
+        "shape `(n,)`; `before` and `after` are $\\log h_t(x_t)$ and $\\log h_{t'}(x_{t'})$, the twist at both ends of "
+        "the step; `log_p` and `log_r` are the log-densities of the step under the free walk and under the guided "
+        "one. The code is right for the first step, as long as the twist is the same for all particles at $t=0$. After "
         "fifty steps, only a few percent of the particles have any weight to speak of. Mend it."
     ),
     given=_WEIGH.format("log_w + after + log_p - log_r", _SHARE),
@@ -379,7 +379,7 @@ one_twist = Function(
     ),
     hints=(
         "Which weight should a particle have after two steps, if guided and free walk were the same? Which has it?",
-        "How often has the observation been counted after $k$ steps?",
+        "How often has the measurement been counted after $k$ steps?",
         "`before` is an argument that nobody uses.",
     ),
     arguments=("log_w", "before", "after", "log_p", "log_r"),
@@ -463,7 +463,7 @@ source_law = Choice(
         "c": ("none of these: a line-up on $Ax=y$, spread along it, with too little weight on the main mode", ""),
         "d": (
             "the prior: an optimiser that starts at random forgets nothing",
-            "It would be, without any step. Afterwards all points fit the observation, which few samples of the prior "
+            "It would be, without any step. Afterwards all points fit the measurement, which few samples of the prior "
             "do.",
         ),
     },

@@ -117,7 +117,7 @@ posterior_weights = _Weights(
         "    return logits.softmax(-1)"
     ),
     why=(
-        "Bayes: the weight of $x_i$ is the likelihood $\\mathcal N(x;t\\,x_i,(1-t)^2I)$ over the sum of them all, and "
+        "Bayes: the weight of $x_i$ is the likelihood $N(x;t\\,x_i,(1-t)^2I)$ over the sum of them all, and "
         "what does not depend on $i$ cancels. `softmax` takes the exponentials of the logits less their largest, so "
         "that one of them is 1, and the sum is never zero. Each row sums to one, since the sum goes over the data and "
         "not over the batch."
@@ -460,7 +460,7 @@ noisy_target = Number(
     number="2.7",
     task="predict",
     question=(
-        "Add independent noise $\\mathcal N(0,I)$ to the target of $L_{\\mathrm{CFM}}$, in the plane. By how much does "
+        "Add independent noise $N(0,I)$ to the target of $L_{\\mathrm{CFM}}$, in the plane. By how much does "
         "the loss rise? (As above, the square is summed over the coordinates.) Answer with a number."
     ),
     after="What happens to the gradient, and to the slope in the right panel? Decide, then see the solution.",
@@ -492,7 +492,7 @@ noisy_target = Number(
     ),
     hints=(
         "Write the target as $v+n$ and expand the square. Which term has mean zero?",
-        "What is left is $\\mathbb E\\|n\\|^2$ for $n\\sim\\mathcal N(0,I)$ in the plane.",
+        "What is left is $\\mathbb E\\|n\\|^2$ for $n\\sim N(0,I)$ in the plane.",
     ),
     rights=("answer = 2.0", "answer = torch.ones(2).sum()"),
 )

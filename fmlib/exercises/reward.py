@@ -278,11 +278,11 @@ drift_to_velocity = Function(
         ),
         Wrong(
             _ODE.format("(drift + x) / 2"),
-            "Nearly: it is $\\frac{\\dot\\alpha}{\\alpha}x=\\frac1tx$ that is added.",
+            "Nearly: it is $\\frac{\\alpha'}{\\alpha}x=\\frac1tx$ that is added.",
         ),
         Wrong(
             _ODE.format("(drift + x / (1 - t)) / 2"),
-            "Nearly: it is $\\frac{\\dot\\alpha}{\\alpha}x$ that is added, with $\\alpha=t$.",
+            "Nearly: it is $\\frac{\\alpha'}{\\alpha}x$ that is added, with $\\alpha=t$.",
         ),
     ),
     rights=(

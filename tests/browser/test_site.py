@@ -42,6 +42,13 @@ def site(folder):
         thread.join()
 
 
+# The formulas that stick out of the page and cannot be scrolled to: those within a line, which never break.
+CUT_OFF = """() => [...document.querySelectorAll('article mjx-container:not([display="true"])')]
+    .filter(formula => formula.getBoundingClientRect().right > document.documentElement.clientWidth + 1)
+    .filter(formula => !['.toc-drawer', 'table', 'details:not([open])'].some(place => formula.closest(place)))
+    .map(formula => formula.parentElement.innerText.slice(0, 80))"""
+
+
 class Links(HTMLParser):
     """Everything a page links to or loads, its anchors, and its images without a text."""
 
@@ -115,6 +122,10 @@ def test_pages_fit_and_show_their_mathematics(site, watched):
         formulas = page.locator("mjx-container svg").count()
         if name[0].isdigit():
             assert formulas > 20, f"{name} shows {formulas} formulas"
+            whole = page.viewport_size
+            page.set_viewport_size({"width": 390, "height": 844})
+            assert page.evaluate(CUT_OFF) == [], f"{name}: formulas cut off on a phone"
+            page.set_viewport_size(whole)
         assert page.locator("mjx-merror, [data-mjx-error]").count() == 0, f"{name}: a formula does not parse"
         raw = page.locator("article").inner_text()
         assert not re.search(r"\\(mathbb|frac|big)\b|\$\$", raw), f"{name}: raw TeX in the text"
@@ -135,3 +146,15 @@ def test_search_finds_a_word(site, watched):
     page.keyboard.press("Enter")
     page.locator("#search-results li a").first.wait_for()
     assert "Bregman" in page.locator("#search-results").inner_text()
+
+
+def test_the_map_leads_to_every_notebook_and_can_be_read_on_a_phone(site, watched):
+    page = watched(site, 390, 844)
+    page.goto(f"{site}/map.html")
+    links = page.locator("svg.map a").evaluate_all("links => links.map(link => link.getAttribute('href'))")
+    assert sorted(links) == [f"{path.stem}.html" for path in NOTEBOOKS]
+    assert page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth") <= 0
+    scale = page.locator("svg.map").evaluate("map => map.clientWidth / map.viewBox.baseVal.width")
+    assert (
+        float(page.locator("svg.map text").first.evaluate("e => parseFloat(getComputedStyle(e).fontSize)")) * scale >= 9
+    )

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from fmlib import datasets
+from publish import common, diagram
 from tests.notebooks import mutate
 
 ROOT = Path(__file__).parents[2]
@@ -47,6 +48,41 @@ def test_readme_and_notebooks_name_each_other():
         assert (ROOT / link).exists(), link
     for path in NOTEBOOKS:
         assert f"(notebooks/{path.name})" in readme
+
+
+def test_a_notebook_says_what_it_needs_and_what_comes_next():
+    """The first cell by links, as the README's table does without what follows from others; the last cell by a link."""
+    first, last = ([json.loads(path.read_text())["cells"][k]["source"] for path in NOTEBOOKS] for k in (0, -1))
+    needs = {}
+    for path, source, following in zip(NOTEBOOKS, map("".join, first), [*NOTEBOOKS[1:], None], strict=True):
+        number, name = path.name[:2], path.name
+        minutes, stated, _ = common.table()[name]
+        assert f"*About {minutes} minutes to read" in source, name
+        assumed = re.search(r"Assumes (.*?)(?:\.[ *]|;)", source)[1]
+        needs[number] = {link[:2] for link in re.findall(r"\((\d\d_\w+)\.ipynb\)", assumed)}
+        assert needs[number] <= needs.keys() - {number}, f"{name} needs a later one"
+        behind = set().union(*(needs[other] for other in needs[number]))
+        needs[number] |= behind
+        assert set(stated) == needs[number] - behind, name
+        assert number == "01" or stated, name
+        assert following is None or re.search(
+            rf"\*\*Next:\*\* \[[^]]+\]\({following.name}\)", "".join(last[int(number) - 1])
+        )
+    for who, which, minutes in common.ways():
+        row = re.findall(r"\d\d", which) or [*needs]
+        assert all(needs[number] <= set(row) for number in row), who
+        time = {path.name[:2]: int(common.table()[path.name][0]) for path in NOTEBOOKS}
+        assert not minutes.isdigit() or int(minutes) == sum(time[number] for number in row), who
+
+
+def test_the_map_shows_what_is_needed_above():
+    assert {path.name[:2] for path in NOTEBOOKS} == diagram.PLACE.keys()
+    assert len(set(diagram.PLACE.values())) == len(NOTEBOOKS)
+    for name, (_, needs, _) in common.table().items():
+        column, row = diagram.PLACE[name[:2]]
+        for above in needs:
+            there = diagram.PLACE[above]
+            assert there[1] < row or (there[1] == row and there[0] < column), f"{name} needs {above}"
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
