@@ -83,7 +83,9 @@ def classifier(velocity, log_prob: Callable[..., Tensor], path: AffinePath = Aff
         raise TypeError(f"path must be an AffinePath, got {type(path).__name__}")
 
     def guided(x: Tensor, t: float | Tensor, label: Tensor) -> Tensor:
-        time = _validate.time(t, x)
+        time = _validate.time(t, _validate.shaped("x", x))
+        if isinstance(label, Tensor) and label.shape[:1] != x.shape[:1]:  # would be broadcast silently
+            raise ValueError(f"label must have a row for each of the {len(x)} of x, got shape {tuple(label.shape)}")
         if time.device.type == "cpu" and not torch.compiler.is_compiling() and (time == 0).any():
             raise ValueError("t must be above 0, where b_t is infinite: start a little later, as with t=(1e-3, 1.0)")
         b = path.coefficients(time, have="score", want="velocity")[1]
@@ -106,11 +108,8 @@ class _ClassifierFree(nn.Module):
 
 
 def _classifier_free(velocity, weight, null, interval, x: Tensor, t: float | Tensor, label: Tensor) -> Tensor:
-    if not isinstance(label, Tensor) or label.is_floating_point() or label.shape != x.shape[:1]:
-        came = f"{label.dtype} of shape {tuple(label.shape)}" if isinstance(label, Tensor) else type(label).__name__
-        raise TypeError(f"label must be integers of shape ({len(x)},), got {came}")
-    if isinstance(t, Tensor) and t.shape not in ((), x.shape[:1]):
-        raise ValueError(f"t must have shape () or ({len(x)},), got {tuple(t.shape)}")
+    _validate.time(t, _validate.shaped("x", x))
+    label = _validate.row_labels(label, x).long()  # `null` is a number of this format, whatever it came in
     inside = _inside(t, interval)
     if weight == 1 or inside is False:
         return velocity(x, t, label=label)

@@ -194,8 +194,7 @@ def _check_condition(condition: dict) -> None:
 
 def _check_model(model: nn.Module, data: Law, loss: Loss, disk: Checkpoints | None) -> None:
     """Raise TypeError or ValueError for what cannot be trained, averaged or saved, before a step is lost to it."""
-    if not callable(loss):
-        raise TypeError(f"loss must be a function (network, batch), got {loss!r}"[:200])
+    _validate.function("loss", loss, "(network, batch)")
     for name, p in model.named_parameters():
         if isinstance(p, nn.parameter.UninitializedParameter):
             raise ValueError(f"model's {name} has no shape yet: call the network once before it is trained")
