@@ -230,9 +230,9 @@ def draw(
 def _check_asked(model: nn.Module, labels: Tensor | int, seed: int, velocity, known: Tensor | None) -> None:
     _validate.seed(seed)
     if isinstance(labels, Tensor):
-        _validate.row_labels(labels, labels)
         if labels.ndim != 1 or not len(labels):
             raise ValueError(f"labels must have shape (images,), and be not empty, got {tuple(labels.shape)}")
+        _validate.row_labels(labels, labels)
     else:
         _validate.count("labels", labels)
     if isinstance(model, models.TokenMLP):

@@ -246,7 +246,7 @@ class UNet(nn.Module):
     ):
         super().__init__()
         channels, *sides = shape = tuple(_validate.count("shape", size, 0) for size in shape)
-        (width,), (_, classes) = _counts(width=width), _blocks_and_classes(0, classes)
+        width, (_, classes) = _validate.count("width", width, 0), _blocks_and_classes(0, classes)
         if len(sides) != 2 or any(side % 4 or side < 4 for side in sides) or width % 8 or width < 8:
             raise ValueError(f"need shape (channels, 4 m, 4 n) and a width of 8 k, got {shape} and {width}")
         self.config = {"shape": list(shape), "width": width, "classes": classes} | _times(until, highest)

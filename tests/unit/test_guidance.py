@@ -347,6 +347,11 @@ def test_classifier_free_refuses(arguments, error, part):
         (u, 0.5, torch.zeros(3, dtype=torch.int64), TypeError, r"shape \(2,\), got torch.int64 of shape \(3,\)"),
         (u, 0.5, torch.zeros(2), TypeError, "label must be integers"),
         (u, 0.5, 1, TypeError, "got int"),
+        (u, 0.5, torch.tensor([True, False]), TypeError, "label must be integers .* got torch.bool"),
+        (u, 0.5, torch.zeros(2, dtype=torch.complex64), TypeError, "label must be integers .* got torch.complex64"),
+        (u, 1.5, torch.zeros(2, dtype=torch.int64), ValueError, r"t must lie in \[0, 1\], got 1.5"),
+        (u, math.nan, torch.zeros(2, dtype=torch.int64), ValueError, r"t must lie in \[0, 1\], got nan"),
+        (u, None, torch.zeros(2, dtype=torch.int64), TypeError, "t must be a number or a tensor, got NoneType"),
         (u, torch.rand(2, 1), torch.zeros(2, dtype=torch.int64), ValueError, r"t must have shape \(\) or \(2,\)"),
         (lambda x, t, label: x[:, :1], 0.5, torch.zeros(2, dtype=torch.int64), ValueError, r"shape \(4, 2\), got"),
         (lambda x, t, label: 0.0, 0.5, torch.zeros(2, dtype=torch.int64), ValueError, "got float"),
@@ -356,6 +361,32 @@ def test_a_guided_velocity_refuses(velocity, t, label, error, part):
     with pytest.raises(error, match=part) as raised:
         guidance.classifier_free(velocity, 2.0, 1)(torch.zeros(2, 2), t, label)
     assert one_sentence(raised)
+
+
+def test_a_label_of_few_bits_is_guided_as_any_other():
+    """`null` need not fit in the format of the labels."""
+    seen = []
+    guided = guidance.classifier_free(lambda x, t, label: seen.append(label.tolist()) or x, 2.0, null=300)
+    for kind in (torch.uint8, torch.int8, torch.int64):
+        guided(torch.zeros(2, 1), 0.5, torch.tensor([1, 2], dtype=kind))
+    assert seen == [[300, 300, 1, 2]] * 3
+
+
+@pytest.mark.parametrize("x", [[[0.0]], None, np.zeros((2, 1)), torch.zeros(2, 1, dtype=torch.int64)])
+def test_a_guided_velocity_is_for_floating_tensors(x):
+    label = torch.tensor([0, 1])
+    for guided in (guidance.classifier_free(u, 2.0, 1), guidance.classifier(u, lambda x, t, label: x.sum(1))):
+        with pytest.raises(TypeError, match="x must ") as raised:
+            guided(x, 0.5, label)
+        assert one_sentence(raised)
+
+
+def test_a_classifier_is_told_a_label_for_each_row():
+    guided = guidance.classifier(u, lambda x, t, label: (x * label[:, None]).sum(1))
+    for label in (torch.tensor([1]), torch.ones(3), torch.tensor(1)):
+        with pytest.raises(ValueError, match=r"label must have a row for each of the 2 of x, got shape \(") as raised:
+            guided(torch.zeros(2, 2), 0.5, label)
+        assert one_sentence(raised)
 
 
 @pytest.mark.parametrize(
