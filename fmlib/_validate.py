@@ -266,8 +266,25 @@ def known(network, condition: dict) -> None:
 
     A GPU that is asked for a row beyond a table stops, and the process must be started anew: look before, once a call.
     """
-    while not isinstance(getattr(network, "config", None), dict) and hasattr(network, "network"):
-        network = network.network
-    classes, label = (getattr(network, "config", None) or {}).get("classes"), condition.get("label")
+    classes, label = _config(network).get("classes"), condition.get("label")
     if classes and isinstance(label, Tensor) and label.numel() and not torch.compiler.is_compiling():
         labels("label", label.flatten().cpu(), classes)
+
+
+def null_label(network, null: int) -> None:
+    """ValueError for a label without a meaning that the network, or the one in it, does not know."""
+    config = _config(network)
+    if "classes" not in config:
+        return
+    if not config["classes"]:
+        raise ValueError("velocity is a network without classes: it cannot be guided by its labels")
+    if null >= config["classes"]:
+        raise ValueError(f"null must be a label that the network knows, in [0, {config['classes']}), got {null}")
+
+
+def _config(network) -> dict:
+    """What one of our networks says of itself, or the one inside of a network that is guided or changed."""
+    while not isinstance(getattr(network, "config", None), dict) and hasattr(network, "network"):
+        network = network.network
+    config = getattr(network, "config", None)
+    return config if isinstance(config, dict) else {}

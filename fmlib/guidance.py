@@ -43,7 +43,7 @@ def classifier_free(velocity, weight: float, null: int, interval: tuple[float, f
         raise TypeError(f"weight must be a number, got {weight!r}")
     if not math.isfinite(weight):
         raise ValueError(f"weight must be finite, got {weight}")
-    _check_null(velocity, _validate.count("null", null, 0))
+    _validate.null_label(velocity, _validate.count("null", null, 0))
     settings = (weight, null, _interval(interval))
     if isinstance(velocity, nn.Module):
         return _ClassifierFree(velocity, *settings)
@@ -112,10 +112,10 @@ def _classifier_free(velocity, weight, null, interval, x: Tensor, t: float | Ten
     label = _validate.row_labels(label, x).long()  # `null` is a number of this format, whatever it came in
     inside = _inside(t, interval)
     if weight == 1 or inside is False:
-        return velocity(x, t, label=label)
+        return _result(velocity(x, t, label=label), x)
     nulls = torch.full_like(label, null)
     if weight == 0:
-        return velocity(x, t, label=nulls if inside is True else torch.where(inside, nulls, label))
+        return _result(velocity(x, t, label=nulls if inside is True else torch.where(inside, nulls, label)), x)
     both, moment = torch.cat([x, x]), torch.cat([t, t]) if isinstance(t, Tensor) and t.ndim else t
     u = _result(velocity(both, moment, label=torch.cat([nulls, label])), both)
     without, given = u.chunk(2)
@@ -163,17 +163,6 @@ def _result(u, x: Tensor) -> Tensor:
         came = tuple(u.shape) if isinstance(u, Tensor) else type(u).__name__
         raise ValueError(f"velocity must return a tensor of shape {tuple(x.shape)}, got {came}")
     return u.to(x.dtype)
-
-
-def _check_null(velocity, null: int) -> None:
-    config = getattr(velocity, "config", None)
-    if not isinstance(config, dict) or "classes" not in config:
-        return
-    classes = config["classes"]
-    if not classes:
-        raise ValueError("velocity is a network without classes: it cannot be guided by its labels")
-    if null >= classes:
-        raise ValueError(f"null must be a label that the network knows, in [0, {classes}), got {null}")
 
 
 def _interval(interval) -> tuple[float, float]:

@@ -14,6 +14,7 @@ from fmlib import __main__ as cli
 from fmlib.batches import Batch
 from fmlib.laws import GaussianMixture, LabelledMixture
 from fmlib.objectives import LabelDropout, VelocityMatching
+from fmlib.paths import reschedule
 from fmlib.schedules import CondOT, Cosine
 
 M, S2 = 1.0, 0.5  # the Gaussian problem: X ~ N(0, 1) as a whole, N(M, S2) given the label 0
@@ -333,6 +334,7 @@ def u(x, t, label=None):
         ((models.ResidualMLP(2, 8, 1, classes=3), 2.0, 3), ValueError, r"in \[0, 3\), got 3"),
         ((models.UNet((1, 8, 8), 8, classes=3), 2.0, 10), ValueError, r"in \[0, 3\), got 10"),
         ((models.ResidualMLP(2, 8, 1), 2.0, 3), ValueError, "without classes"),
+        ((reschedule(models.ResidualMLP(2, 8, 1, classes=3), CondOT(), Cosine()), 2.0, 3), ValueError, "got 3"),
     ],
 )
 def test_classifier_free_refuses(arguments, error, part):
@@ -557,6 +559,22 @@ def test_without_dropout_it_is_the_loss_itself():
 def test_a_rate_is_a_number_below_one(rate):
     with pytest.raises(ValueError, match=r"rate must be a number in \[0, 1\)") as raised:
         LabelDropout(rate, null=3)
+    assert one_sentence(raised)
+
+
+def test_a_network_that_does_not_know_the_null_is_not_trained():
+    """However seldom it comes: at this rate the first steps would pass."""
+    network, y = models.ResidualMLP(2, 8, 1, classes=3), torch.tensor([0, 1, 2])
+    with pytest.raises(ValueError, match=r"null must be a label that the network knows, in \[0, 3\), got 3") as raised:
+        fit(network, torch.zeros(3, 2), label=y, loss=LabelDropout(1e-9, null=3), steps=2, progress=False)
+    assert one_sentence(raised)
+
+
+@pytest.mark.parametrize("weight", [0.0, 1.0, 2.0])
+def test_another_shape_is_refused_at_every_weight(weight):
+    guided = guidance.classifier_free(lambda x, t, label: x[:, :1], weight, 1)
+    with pytest.raises(ValueError, match=r"velocity must return a tensor of shape \(\d, 2\), got \(\d, 1\)") as raised:
+        guided(torch.zeros(2, 2), 0.5, torch.tensor([0, 1]))
     assert one_sentence(raised)
 
 
