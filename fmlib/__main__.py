@@ -90,6 +90,7 @@ def _checked(options: argparse.Namespace) -> tuple[Recipe, torch.device]:
     for name, value in counts.items():
         _validate.count(name, value)
     _validate.positive("learning_rate", recipe.learning_rate)
+    _validate.seed(options.seed)
     objectives.LabelDropout(options.label_dropout, null=0)
     if options.label_dropout and options.objective != "velocity":
         raise ValueError(f"--label-dropout is for guidance, which flow maps do not know, got {options.objective}")
@@ -141,6 +142,7 @@ def sample(options: argparse.Namespace) -> None:
     """Draw n images from the checkpoint in `run` into `out`: `.npz` with x and labels y, if any, or a `.png` grid."""
     n, label, path = options.n, options.label, Path(options.out)
     _validate.count("n", n)
+    _validate.seed(options.seed)
     if options.steps is not None:
         _validate.count("steps", options.steps)
     _validate.choice("kind of output file", path.suffix, (".npz", ".png"))

@@ -12,6 +12,8 @@ import operator
 import torch
 from torch import Tensor
 
+UNHANDLED = (torch.uint16, torch.uint32, torch.uint64)  # formats that hardly any operation of torch knows
+
 
 def batch(name: str, x: Tensor) -> Tensor:
     """Return `x` if it is a non-empty, finite, floating tensor of shape (batch, *dims)."""
@@ -43,6 +45,8 @@ def tokens(name: str, x: Tensor, vocabulary: int | None = None) -> Tensor:
         raise TypeError(f"{name} must be a torch.Tensor, got {type(x).__name__}")
     if x.is_floating_point() or x.is_complex() or x.dtype == torch.bool:
         raise TypeError(f"{name} must hold tokens, which are integers, got {x.dtype}")
+    if x.dtype in UNHANDLED:
+        raise TypeError(f"{name} must hold tokens in a dtype that torch can compare, got {x.dtype}: take {name}.long()")
     if x.ndim != 2 or not x.numel():
         raise ValueError(f"{name} must have shape (batch, positions), and be not empty, got {tuple(x.shape)}")
     if vocabulary is not None and x.device.type == "cpu" and not torch.compiler.is_compiling():
@@ -70,7 +74,9 @@ def law(name: str, table: Tensor) -> Tensor:
         came = table.dtype if isinstance(table, Tensor) else type(table).__name__
         raise TypeError(f"{name} must be a floating torch.Tensor, got {came}")
     total = table.sum().item()
-    if not table.numel() or not (table >= 0).all() or not abs(total - 1) <= 1e-5:
+    if (table < 0).any():
+        raise ValueError(f"{name} must be at least 0 and sum to 1, got {table.min().item():g}")
+    if not table.numel() or not abs(total - 1) <= 1e-5:
         raise ValueError(f"{name} must be at least 0 and sum to 1, got a sum of {total:g}")
     return table
 
@@ -187,6 +193,13 @@ def count(name: str, value: int, minimum: int = 1) -> int:
     return value
 
 
+def seed(value: int) -> int:
+    """Return `value` if torch takes it as a seed: an integer from -2^63 to 2^64 - 1."""
+    if count("seed", value, -(2**63)) >= 2**64:
+        raise ValueError(f"seed must be less than 2^64, got {value}")
+    return value
+
+
 def positive(name: str, value: float) -> float:
     """Return `value` if it is a finite number above zero."""
     if isinstance(value, bool) or not isinstance(value, int | float):
@@ -203,9 +216,43 @@ def choice(name: str, value: str, known) -> str:
     return value
 
 
+def methods(name: str, thing, *wanted: str) -> None:
+    """Raise TypeError unless `thing` has the methods of `wanted`, such as 'exp(x, v)'; a class only makes what has."""
+    if isinstance(thing, type):
+        raise TypeError(f"{name} must be an instance, got the class itself: write {thing.__name__}(...)")
+    if not all(callable(getattr(thing, method.partition("(")[0], None)) for method in wanted):
+        several, came = "methods" if len(wanted) > 1 else "a method", f"{type(thing).__name__} {thing!r}"[:80]
+        raise TypeError(f"{name} must have {several} {' and '.join(wanted)}, got {came}")
+
+
+def function(name: str, value, arguments: str) -> None:
+    """Raise TypeError unless `value` can be called with these arguments; a class, which would be made, is none."""
+    if isinstance(value, type):
+        raise TypeError(f"{name} must be a function {arguments}, got the class itself: write {value.__name__}(...)")
+    if not callable(value):
+        raise TypeError(f"{name} must be a function {arguments}, got {type(value).__name__} {value!r}"[:200])
+
+
+def generator(value) -> torch.Generator | None:
+    """Return `value` if it is a generator, or None for the global one; a seed is not."""
+    if value is not None and not isinstance(value, torch.Generator):
+        raise TypeError(f"generator must be a torch.Generator or None, got {value!r}: see torch.Generator.manual_seed")
+    return value
+
+
+def row_labels(y: Tensor, x: Tensor) -> Tensor:
+    """Return `y` if it is one integer label for each row of `x`, (batch,), whatever its values."""
+    whole = isinstance(y, Tensor) and not (y.is_floating_point() or y.is_complex() or y.dtype == torch.bool)
+    if not whole or y.shape != x.shape[:1]:
+        came = f"{y.dtype} of shape {tuple(y.shape)}" if isinstance(y, Tensor) else type(y).__name__
+        raise TypeError(f"label must be integers of shape ({len(x)},), got {came}")
+    return y
+
+
 def labels(name: str, y: Tensor, classes: int) -> Tensor:
     """Return `y` if it is an integer tensor of shape (batch,) with values in [0, classes)."""
-    if not isinstance(y, Tensor) or y.is_floating_point() or y.dtype == torch.bool or y.ndim != 1:
+    whole = isinstance(y, Tensor) and not (y.is_floating_point() or y.is_complex() or y.dtype == torch.bool)
+    if not whole or y.ndim != 1:
         came = f"{y.dtype} of shape {tuple(y.shape)}" if isinstance(y, Tensor) else type(y).__name__
         raise TypeError(f"{name} must be an integer tensor of shape (batch,), got {came}")
     looked_at = y.device.type == "cpu" and len(y) and not torch.compiler.is_compiling()
@@ -219,8 +266,25 @@ def known(network, condition: dict) -> None:
 
     A GPU that is asked for a row beyond a table stops, and the process must be started anew: look before, once a call.
     """
-    while not isinstance(getattr(network, "config", None), dict) and hasattr(network, "network"):
-        network = network.network
-    classes, label = (getattr(network, "config", None) or {}).get("classes"), condition.get("label")
+    classes, label = _config(network).get("classes"), condition.get("label")
     if classes and isinstance(label, Tensor) and label.numel() and not torch.compiler.is_compiling():
         labels("label", label.flatten().cpu(), classes)
+
+
+def null_label(network, null: int) -> None:
+    """ValueError for a label without a meaning that the network, or the one in it, does not know."""
+    config = _config(network)
+    if "classes" not in config:
+        return
+    if not config["classes"]:
+        raise ValueError("velocity is a network without classes: it cannot be guided by its labels")
+    if null >= config["classes"]:
+        raise ValueError(f"null must be a label that the network knows, in [0, {config['classes']}), got {null}")
+
+
+def _config(network) -> dict:
+    """What one of our networks says of itself, or the one inside of a network that is guided or changed."""
+    while not isinstance(getattr(network, "config", None), dict) and hasattr(network, "network"):
+        network = network.network
+    config = getattr(network, "config", None)
+    return config if isinstance(config, dict) else {}

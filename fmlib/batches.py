@@ -46,6 +46,8 @@ def drawing(
     A batch depends on the seed and the step alone, so training can go on anywhere; every process draws the whole of it
     and takes its own share, so together they see what one process would. Arguments and errors as in `training.fit`.
     """
+    if coupling is not None:
+        _validate.function("coupling", coupling, "(x_0, x_1, generator)")
     data = _on_device("data", data, device, integers=source is not None)
     source = _on_device("source", source, device, integers=True)
     condition = {name: _condition(name, value, data, device) for name, value in condition.items()}

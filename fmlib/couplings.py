@@ -49,6 +49,7 @@ class Independent:
 
     def __call__(self, x_0: Tensor, x_1: Tensor, generator: torch.Generator | None = None, **condition: Tensor):
         _check_pair(x_0, x_1, condition)
+        _validate.generator(generator)
         order_device = x_0.device if generator is None else generator.device
         order = torch.randperm(len(x_0), generator=generator, device=order_device)
         return x_0[order.to(x_0.device)], x_1
@@ -104,6 +105,8 @@ class MinibatchOT:
     condition_weight: float = 0.0
 
     def __post_init__(self):
+        if not isinstance(self.within_labels, bool):
+            raise TypeError(f"within_labels must be True or False, got {self.within_labels!r}")
         if self.condition_weight != 0:
             _validate.positive("condition_weight", self.condition_weight)
 

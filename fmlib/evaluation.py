@@ -70,6 +70,8 @@ def shuffled(data: datasets.Labelled) -> datasets.Labelled:
     >>> shuffled(datasets.Labelled(torch.arange(5.0)[:, None], torch.arange(5))).y
     tensor([4, 0, 1, 3, 2])
     """
+    if len(data.x) != len(data.y):
+        raise ValueError(f"data must hold one label for each image, got {len(data.y)} for {len(data.x)}")
     order = _order(len(data.x))
     return datasets.Labelled(data.x[order], data.y[order])
 
@@ -150,25 +152,33 @@ def report(folder: Path, data: str, loaded: Data, result: training.Fit, seed: in
 def to_tokens(x: Tensor) -> Tensor:
     """Values from -1 to 1 as tokens, the nearest of 17 grey levels: 0 is -1, and 16 is 1.
 
+    Raises TypeError unless they are floating numbers, ValueError where the nearest level is none of these.
+
     >>> to_tokens(torch.tensor([[-1.0, 0.0, 1.0]]))
     tensor([[ 0,  8, 16]])
     """
-    return ((x + 1) * (LEVELS - 1) / 2).round().long()
+    if not isinstance(x, Tensor) or not x.is_floating_point():
+        came = x.dtype if isinstance(x, Tensor) else type(x).__name__
+        raise TypeError(f"x must be a floating torch.Tensor, got {came}")
+    level = ((x + 1) * (LEVELS - 1) / 2).round()
+    if not (inside := (level >= 0) & (level < LEVELS)).all():  # NaN is in no range
+        raise ValueError(f"x must hold values from -1 to 1, got {x[~inside][0].item():g}")
+    return level.long()
 
 
 def from_tokens(x: Tensor) -> Tensor:
-    """The values of tokens, from -1 to 1.
+    """The values of tokens (batch, positions), from -1 to 1. TypeError or ValueError for what is none of the levels.
 
     >>> from_tokens(torch.tensor([[0, 8, 16]]))
     tensor([[-1.,  0.,  1.]])
     """
-    return x.float() * 2 / (LEVELS - 1) - 1
+    return _validate.tokens("x", x, LEVELS).float() * 2 / (LEVELS - 1) - 1
 
 
 def known_tokens(path: str | Path) -> Tensor:
     """The tokens (64,) of a picture of 8 x 8 pixels, ink dark on white, and -1 where it is transparent: unknown.
 
-    Raises ValueError for another size, and OSError for a file that is no picture.
+    Raises ValueError for another size or more than 8 bits a pixel, and OSError for a file that is no picture.
     """
     import numpy as np
     from PIL import Image
@@ -176,6 +186,8 @@ def known_tokens(path: str | Path) -> Tensor:
     with Image.open(path) as image:
         if image.size != (8, 8):
             raise ValueError(f"{path} must have 8 x 8 pixels, got {image.width} x {image.height}")
+        if image.mode[0] in "IF":  # which `convert` would clip
+            raise ValueError(f"{path} must have at most 8 bits a pixel and colour, got the mode {image.mode}")
         grey, opaque = np.asarray(image.convert("RGBA").convert("LA"), dtype=np.float32).reshape(64, 2).T / 255
     return torch.where(torch.from_numpy(opaque) < 0.5, -1, to_tokens(torch.from_numpy(1 - 2 * grey)))
 
@@ -193,11 +205,12 @@ def draw(
     steps: of the midpoint method, by default 25, jumps of a flow map, by default 4, or steps of tokens, by default 64.
     velocity: what is followed in place of the model, such as the model guided. known: of `known_tokens`, for a model of
     tokens: what every image is to have. The noise depends on the seed and the number alone: images of one seed,
-    whatever their labels, begin alike.
+    whatever their labels, begin alike. TypeError or ValueError for what a model of its kind does not take.
 
     >>> draw(models.MLP(dim=2), 5, seed=0, steps=1).shape
     torch.Size([5, 2])
     """
+    _check_asked(model, labels, seed, velocity, known)
     device = next(model.parameters()).device
     n = labels if isinstance(labels, int) else len(labels)
     condition = {} if isinstance(labels, int) else {"label": labels.to(device)}
@@ -212,6 +225,21 @@ def draw(
     options = {"method": solvers.flow_map if jumps else "midpoint", "precision": precision}
     options["steps"] = steps if steps is not None else JUMPS if jumps else MIDPOINTS
     return sampling.sample(model if velocity is None else velocity, noise.to(device), **options, **condition).cpu()
+
+
+def _check_asked(model: nn.Module, labels: Tensor | int, seed: int, velocity, known: Tensor | None) -> None:
+    _validate.seed(seed)
+    if isinstance(labels, Tensor):
+        if labels.ndim != 1 or not len(labels):
+            raise ValueError(f"labels must have shape (images,), and be not empty, got {tuple(labels.shape)}")
+        _validate.row_labels(labels, labels)
+    else:
+        _validate.count("labels", labels)
+    if isinstance(model, models.TokenMLP):
+        if velocity is not None:
+            raise ValueError("velocity is for models of velocities, and a TokenMLP draws tokens")
+    elif known is not None:
+        raise ValueError(f"known is for models of tokens, and a {type(model).__name__} is none")
 
 
 def seed_of(seed: int, label: int) -> int:
@@ -258,6 +286,7 @@ def score(
     1.0
     """
     _check_images(drawn, asked, real, held_out)
+    drawn = drawn.detach()
     real, held_out = shuffled(real), shuffled(held_out)
     pictures = as_pictures(drawn, real.x)
     scores = {}
@@ -276,15 +305,23 @@ def score(
 
 
 def _check_images(drawn: Tensor, asked: Tensor | None, real: datasets.Labelled, held_out: datasets.Labelled) -> None:
-    for name, x in (("drawn", drawn), ("real.x", real.x), ("held_out.x", held_out.x)):
-        _validate.batch(name, x)
-        _validate.alike(name, x, "real.x", real.x)
-        if x.shape[1:] != real.x.shape[1:]:
-            raise ValueError(f"{name} must hold images of shape {tuple(real.x.shape[1:])}, got {tuple(x.shape[1:])}")
+    _check_alike(**{"real.x": real.x, "drawn": drawn, "held_out.x": held_out.x})
+    if asked is not None and not isinstance(asked, Tensor):
+        raise TypeError(f"asked must be a torch.Tensor, got {type(asked).__name__}")
     if asked is not None and asked.shape != (len(drawn),):
         raise ValueError(f"asked must hold one label for each of {len(drawn)} images, got {tuple(asked.shape)}")
     if len(held_out.x) < 2:
         raise ValueError("held_out must hold at least two images, got 1")
+
+
+def _check_alike(**images: Tensor) -> None:
+    """Raise unless all are finite images of the shape, dtype and device of the first."""
+    (first, like), *_ = images.items()
+    for name, x in images.items():
+        _validate.batch(name, x)
+        _validate.alike(name, x, first, like)
+        if x.shape[1:] != like.shape[1:]:
+            raise ValueError(f"{name} must hold images of shape {tuple(like.shape[1:])}, got {tuple(x.shape[1:])}")
 
 
 def as_pictures(x: Tensor, real: Tensor) -> Tensor:
@@ -293,7 +330,8 @@ def as_pictures(x: Tensor, real: Tensor) -> Tensor:
     >>> as_pictures(torch.tensor([[-3.0, 0.4, 0.6]]), torch.tensor([[0.0, 1.0]]))
     tensor([[0., 0., 1.]])
     """
-    levels = real.unique()
+    levels = _validate.batch("real", real).unique()
+    _validate.batch("x", x)
     return levels[torch.bucketize(x.contiguous(), (levels[1:] + levels[:-1]) / 2)]
 
 
@@ -331,6 +369,7 @@ def nearer(x: Tensor, seen: Tensor, unseen: Tensor) -> float:
     >>> nearer(torch.tensor([[0.1], [1.1], [4.0], [6.0]]), seen, unseen), nearer(seen, seen, unseen)
     (0.25, 1.0)
     """
+    _check_alike(x=x, seen=seen, unseen=unseen)
     to_seen, to_unseen = _nearest(x, seen), _nearest(x, unseen)
     share = ((to_seen < to_unseen).sum() + (to_seen == to_unseen).sum() / 2).item() / len(x)
     for_seen, for_unseen = share / len(seen), (1 - share) / len(unseen)

@@ -303,7 +303,7 @@ class DataPath:
 
     def sample(self, n: int, t: float, generator: torch.Generator | None = None) -> Tensor:
         """Draw n exact samples of X_t ~ p_t, shape (n, *dims)."""
-        _validate.count("n", n)
+        _validate.count("n", n), _validate.generator(generator)
         rows = torch.randint(len(self.data), (n,), generator=generator, device=self.data.device)
         return _noised(self.schedule, self.data[rows], t, generator)
 
@@ -333,6 +333,8 @@ class SpherePath:
 
     def __post_init__(self):
         on_manifold(Sphere(), data=self.data)
+        if self.data.shape[1] < 2:
+            raise ValueError(f"data must have two or more coordinates, as a sphere has, got {self.data.shape[1]}")
         check_ends(self.schedule)
 
     def log_density(self, x: Tensor, t: float | Tensor) -> Tensor:
@@ -348,10 +350,19 @@ class SpherePath:
         return self._weights(angle, log_p).to(x.dtype)
 
     def velocity(self, x: Tensor, t: float | Tensor) -> Tensor:
-        """u_t(x) = alpha'_t / sigma_t sum_i w_i log_x(x_i), tangent at x, shape (batch, d + 1)."""
+        """u_t(x) = alpha'_t / sigma_t sum_i w_i log_x(x_i), tangent at x, shape (batch, d + 1).
+
+        ValueError at the antipode of a row with a weight, where all directions are as short.
+        """
         angle, log_p, sigma, rate = self._at(x, t)
-        point, rows = in_float64(x), in_float64(self.data)
-        gain = self._weights(angle, log_p) / torch.sinc(angle / math.pi)  # log_x(y) = theta / sin theta P_x y
+        point, rows = _on_sphere(x), _on_sphere(self.data)
+        weights = self._weights(angle, log_p)
+        if angle.device.type == "cpu":
+            opposite = (angle > math.pi - 8 * torch.finfo(x.dtype).eps) & (weights > 0)
+            if opposite.any():
+                row = int(opposite.any(1).nonzero()[0])
+                raise ValueError(f"x must not be the antipode of the one row that leads it, got that in row {row}")
+        gain = weights / torch.sinc(angle / math.pi)  # log_x(y) = theta / sin theta P_x y
         mean = gain @ rows
         mean = mean - (point * mean).sum(1, keepdim=True) * point
         return (rate / sigma * mean).to(x.dtype)
@@ -370,7 +381,7 @@ class SpherePath:
         if x.device != self.data.device:
             raise ValueError(f"x is on {x.device} but the data is on {self.data.device}")
         on_manifold(Sphere(), x=x)
-        point, rows = in_float64(x), in_float64(self.data)
+        point, rows = _on_sphere(x), _on_sphere(self.data)
         time = _validate.time(t, point).expand(len(point), 1)
         sigma = 1 - self.schedule.alpha(time)
         if sigma.device.type == "cpu" and (sigma == 0).any():
@@ -519,7 +530,9 @@ class TokenPath:
 
     def _moment(self, t) -> Tensor:
         """One time, in float64."""
-        return _validate.time(t, self._blank()).reshape(())
+        if isinstance(t, Tensor) and t.ndim:
+            raise ValueError(f"t must be one time for all words, got shape {tuple(t.shape)}")
+        return _validate.time(t, self._blank())
 
     def _words(self) -> Tensor:
         """All words in their order, (K^d, d)."""
@@ -563,9 +576,15 @@ def jump_rates(log_density, points: Tensor, t: float | Tensor) -> Tensor:
     time = _validate.time(t, x)
     if time.ndim:
         raise ValueError(f"t must be one time for all points, got shape {tuple(t.shape)}")
-    log_p, slope = torch.func.jvp(lambda s: log_density(x, s), (time,), (torch.ones_like(time),))
-    if log_p.shape != (n,):
-        raise ValueError(f"log_density must return shape ({n},), got {tuple(log_p.shape)}")
+
+    def checked(s: Tensor) -> Tensor:
+        value = log_density(x, s)
+        if not isinstance(value, Tensor) or value.shape != (n,):
+            came = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+            raise ValueError(f"log_density must return shape ({n},), got {came}")
+        return value
+
+    log_p, slope = torch.func.jvp(checked, (time,), (torch.ones_like(time),))
     if bad := int((~(log_p.isfinite() & slope.isfinite())).sum()):
         raise ValueError(f"log_density and its slope in t must be finite, got {bad} of {n} that are not, at t={time:g}")
     p = log_p.softmax(0)
@@ -574,6 +593,12 @@ def jump_rates(log_density, points: Tensor, t: float | Tensor) -> Tensor:
     landing = gain / gain.sum().clamp(min=torch.finfo(p.dtype).tiny)
     rate = (-rise).clamp(min=0) * landing.sum()  # nobody leaves where nowhere is to land
     return (torch.outer(landing, rate) - torch.diag(rate)).to(points.dtype)
+
+
+def _on_sphere(x: Tensor) -> Tensor:
+    """The points in float64, and on the sphere to its digits: near an antipode, rounding is multiplied."""
+    x = in_float64(x)
+    return x / x.norm(dim=1, keepdim=True)
 
 
 class _Query(NamedTuple):

@@ -43,7 +43,7 @@ def classifier_free(velocity, weight: float, null: int, interval: tuple[float, f
         raise TypeError(f"weight must be a number, got {weight!r}")
     if not math.isfinite(weight):
         raise ValueError(f"weight must be finite, got {weight}")
-    _check_null(velocity, _validate.count("null", null, 0))
+    _validate.null_label(velocity, _validate.count("null", null, 0))
     settings = (weight, null, _interval(interval))
     if isinstance(velocity, nn.Module):
         return _ClassifierFree(velocity, *settings)
@@ -65,7 +65,7 @@ def classifier(velocity, log_prob: Callable[..., Tensor], path: AffinePath = Aff
     label at the *noisy* point x, differentiable in x; rows must not depend on each other. w times it guides by the
     weight w. path: of `velocity`.
 
-    Returns a velocity (x, t, label). b_t is infinite at t = 0, a ValueError: start a little later, as in
+    Returns a velocity (x, t, label), with a label for each row of x. b_t is infinite at t = 0, a ValueError: start a little later, as in
     `sample(guided, x_0, t=(1e-3, 1.0), label=y)`. The graph is kept where autograd records, so
     `likelihood.log_likelihood` knows the density. Raises TypeError or ValueError for a `log_prob` that returns another
     shape or has no gradient in x, and for anything else.
@@ -83,7 +83,9 @@ def classifier(velocity, log_prob: Callable[..., Tensor], path: AffinePath = Aff
         raise TypeError(f"path must be an AffinePath, got {type(path).__name__}")
 
     def guided(x: Tensor, t: float | Tensor, label: Tensor) -> Tensor:
-        time = _validate.time(t, x)
+        time = _validate.time(t, _validate.shaped("x", x))
+        if isinstance(label, Tensor) and label.shape[:1] != x.shape[:1]:  # would be broadcast silently
+            raise ValueError(f"label must have a row for each of the {len(x)} of x, got shape {tuple(label.shape)}")
         if time.device.type == "cpu" and not torch.compiler.is_compiling() and (time == 0).any():
             raise ValueError("t must be above 0, where b_t is infinite: start a little later, as with t=(1e-3, 1.0)")
         b = path.coefficients(time, have="score", want="velocity")[1]
@@ -106,17 +108,14 @@ class _ClassifierFree(nn.Module):
 
 
 def _classifier_free(velocity, weight, null, interval, x: Tensor, t: float | Tensor, label: Tensor) -> Tensor:
-    if not isinstance(label, Tensor) or label.is_floating_point() or label.shape != x.shape[:1]:
-        came = f"{label.dtype} of shape {tuple(label.shape)}" if isinstance(label, Tensor) else type(label).__name__
-        raise TypeError(f"label must be integers of shape ({len(x)},), got {came}")
-    if isinstance(t, Tensor) and t.shape not in ((), x.shape[:1]):
-        raise ValueError(f"t must have shape () or ({len(x)},), got {tuple(t.shape)}")
+    _validate.time(t, _validate.shaped("x", x))
+    label = _validate.row_labels(label, x).long()  # `null` is a number of this format, whatever it came in
     inside = _inside(t, interval)
     if weight == 1 or inside is False:
-        return velocity(x, t, label=label)
+        return _result(velocity(x, t, label=label), x)
     nulls = torch.full_like(label, null)
     if weight == 0:
-        return velocity(x, t, label=nulls if inside is True else torch.where(inside, nulls, label))
+        return _result(velocity(x, t, label=nulls if inside is True else torch.where(inside, nulls, label)), x)
     both, moment = torch.cat([x, x]), torch.cat([t, t]) if isinstance(t, Tensor) and t.ndim else t
     u = _result(velocity(both, moment, label=torch.cat([nulls, label])), both)
     without, given = u.chunk(2)
@@ -164,17 +163,6 @@ def _result(u, x: Tensor) -> Tensor:
         came = tuple(u.shape) if isinstance(u, Tensor) else type(u).__name__
         raise ValueError(f"velocity must return a tensor of shape {tuple(x.shape)}, got {came}")
     return u.to(x.dtype)
-
-
-def _check_null(velocity, null: int) -> None:
-    config = getattr(velocity, "config", None)
-    if not isinstance(config, dict) or "classes" not in config:
-        return
-    classes = config["classes"]
-    if not classes:
-        raise ValueError("velocity is a network without classes: it cannot be guided by its labels")
-    if null >= classes:
-        raise ValueError(f"null must be a label that the network knows, in [0, {classes}), got {null}")
 
 
 def _interval(interval) -> tuple[float, float]:

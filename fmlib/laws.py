@@ -89,7 +89,7 @@ class GaussianMixture:
 
     def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
         """Draw n exact samples, shape (n, d)."""
-        _validate.count("n", n)
+        _validate.count("n", n), _validate.generator(generator)
         component = torch.multinomial(self.weights, n, replacement=True, generator=generator)
         noise = torch.randn(
             n, self.means.shape[1], dtype=self.means.dtype, device=self.means.device, generator=generator
@@ -351,8 +351,9 @@ class VonMisesFisher:
         1 - <mu, x> = -log(s + (1 - s) exp(-2 kappa)) / kappa for s ~ U[0, 1] (Wenzel Jakob 2012, "Numerically stable
         sampling of the von Mises-Fisher distribution on S^2").
         """
+        _validate.count("n", n), _validate.generator(generator)
         like = {"dtype": self.means.dtype, "device": self.means.device}
-        k = torch.multinomial(self._shares, _validate.count("n", n), replacement=True, generator=generator)
+        k = torch.multinomial(self._shares, n, replacement=True, generator=generator)
         share = torch.rand(n, 1, generator=generator, **like)
         kappa, mu = self.concentrations[k, None], self._directions[k]
         below = -torch.log(share + (1 - share) * torch.exp(-2 * kappa)) / kappa  # 1 - height

@@ -87,7 +87,7 @@ def standard_normal_log_prob(x: Tensor) -> Tensor:
     >>> standard_normal_log_prob(torch.zeros(1, 2))
     tensor([-1.8379])
     """
-    return -0.5 * (x.flatten(1).square() + math.log(2 * math.pi)).sum(1)
+    return -0.5 * (_validate.shaped("x", x).flatten(1).square() + math.log(2 * math.pi)).sum(1)
 
 
 def bits_per_dimension(log_prob: Tensor, dims: int, levels: float = 127.5) -> Tensor:
@@ -129,7 +129,7 @@ class _Flow:
         """Draw the vectors e that estimate the divergence, (probes, batch, *dims), unless it is to be exact."""
         _validate.choice("divergence", divergence, ("exact", "hutchinson"))
         _validate.choice("noise", noise, ("rademacher", "gaussian"))
-        shape = (_validate.count("probes", probes), *self.x.shape)
+        shape, _ = (_validate.count("probes", probes), *self.x.shape), _validate.generator(generator)
         if divergence == "hutchinson":
             e = torch.randn(shape, dtype=self.x.dtype, device=self.x.device, generator=generator)
             self.probes = e.sign() if noise == "rademacher" else e

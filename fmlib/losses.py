@@ -171,7 +171,7 @@ def token_rates(x_1: Tensor, logits: Tensor, x_t: Tensor, rate: float | Tensor) 
     >>> token_rates(x_1, torch.zeros(1, 1, 2), x_t, 3.0)  # 3 (log 2 - 1 + 1/2)
     tensor([0.5794])
     """
-    _validate.same("x_1", _validate.tokens("x_1", x_1), "x_t", x_t)
+    _validate.same("x_1", _validate.tokens("x_1", x_1), "x_t", _validate.tokens("x_t", x_t))
     vocabulary = _validate.logits(logits, x_1).shape[2]
     for name, x in (("x_1", x_1), ("x_t", x_t)):
         _validate.tokens(name, x, vocabulary)

@@ -67,11 +67,15 @@ class Sphere:
         return across, across.norm(dim=1, keepdim=True), cosine
 
     def project(self, x: Tensor) -> Tensor:
-        """x / |x|, the nearest point of the sphere; ValueError for x = 0."""
+        """x / |x|, the nearest point of the sphere; ValueError for x = 0, and where |x| is no number of the format."""
         length = _rows(x=x).norm(dim=1, keepdim=True)
-        if _looked_at(x) and not length.min().item() > 0:  # or NaN
-            _validate.batch("x", x)
-            raise ValueError("x holds a zero vector, which has no nearest point on the sphere")
+        if _looked_at(x):
+            shortest, longest = (bound.item() for bound in length.detach().aminmax())
+            if not 0 < shortest <= longest < math.inf:  # or NaN
+                _validate.batch("x", x)
+                if shortest > 0:
+                    raise ValueError(f"x holds a vector whose length is no number in {x.dtype}: make it shorter")
+                raise ValueError("x holds a zero vector, which has no nearest point on the sphere")
         return x / length
 
     def tangent(self, x: Tensor, v: Tensor) -> Tensor:
@@ -139,7 +143,7 @@ class Torus:
 
     def uniform(self, n: int, dim: int = 2, generator: torch.Generator | None = None, dtype=torch.float32) -> Tensor:
         """n points of the uniform law, (n, dim), of density (2 pi)^-dim."""
-        shape = _validate.count("n", n), _validate.count("dim", dim)
+        shape, _ = (_validate.count("n", n), _validate.count("dim", dim)), _validate.generator(generator)
         return _wrapped(2 * math.pi * torch.rand(shape, generator=generator, dtype=dtype))
 
     def _tangent(self, x: Tensor, v: Tensor) -> Tensor:
@@ -186,11 +190,14 @@ class Hyperboloid:
         return self._apart(x, y)[1][:, 0]
 
     def _apart(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """y - x and the distance, (batch, 1)."""
+        """y - x and the distance, (batch, 1), by that of its two forms in which less cancels."""
         way, total = (y - x)[:, 1:], x + y
         rise = (way * total[:, 1:]).sum(1, keepdim=True) / total[:, :1]  # y_0 - x_0 without the difference
-        far = 2 * torch.asinh(_root(way.square().sum(1, keepdim=True) - rise.square()) / 2)
-        return torch.cat([rise, way], 1), far
+        square, cosh = way.square().sum(1, keepdim=True), -_lorentz(x, y)
+        apart = (cosh > 2) & (square > 2 * x[:, :1] * y[:, :1])  # as from the apex to a point far from it
+        by_product = torch.acosh(torch.where(apart, cosh, 2))
+        by_difference = 2 * torch.asinh(_root(torch.where(apart, 0, square - rise.square())) / 2)
+        return torch.cat([rise, way], 1), torch.where(apart, by_product, by_difference)
 
     def project(self, x: Tensor) -> Tensor:
         """The point above the same x_1, ..., x_d."""
@@ -217,9 +224,15 @@ class Hyperboloid:
         """n points, (n, dim + 1), uniform on the ball of that radius about the apex: r has the density sinh(r)^(dim-1).
 
         Proposals of the density exp((dim - 1) r) are kept with probability (1 - exp(-2 r))^(dim - 1), up to a factor.
+        ValueError for a radius so large that the volume, of the order of exp((dim - 1) radius), or the square of a
+        coordinate is no number of the format.
         """
         _validate.positive("radius", radius)
         n, k = _validate.count("n", n), _validate.count("dim", dim) - 1
+        _validate.generator(generator)
+        largest = math.log(torch.finfo(dtype).max) / max(k, 2)
+        if radius > largest:
+            raise ValueError(f"radius must be at most {largest:.3g} in {k + 1} dimensions and {dtype}, got {radius:g}")
         found = torch.empty(0, dtype=dtype)
         while len(found) < n:
             share, kept = torch.rand(2, 2 * n, generator=generator, dtype=dtype)
@@ -243,7 +256,7 @@ def _unit(x: Tensor) -> Tensor:
 
 
 def _gaussian(n: int, dim: int, generator, dtype) -> Tensor:
-    return torch.randn(_validate.count("n", n), dim, generator=generator, dtype=dtype)
+    return torch.randn(_validate.count("n", n), dim, generator=_validate.generator(generator), dtype=dtype)
 
 
 def _wrapped(x: Tensor) -> Tensor:
@@ -294,6 +307,8 @@ def on_manifold(manifold, **points: Tensor) -> None:
 
     >>> on_manifold(Sphere(), x=torch.tensor([[0.6, 0.8]]))
     """
+    if isinstance(manifold, type):
+        _validate.methods("manifold", manifold)
     if _looked_at(_rows(**points)):
         for name, value in points.items():
             off = manifold._off(value.detach()).max().item()

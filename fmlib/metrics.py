@@ -4,6 +4,7 @@ what a flow spends on its way: its kinetic energy, and how far its trajectories 
 Samples may be of any floating dtype; distances are worked out in float32 at least.
 """
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -48,7 +49,7 @@ def sliced_wasserstein(x: Tensor, y: Tensor, projections: int = 128, generator: 
     _validate.count("projections", projections)
     if len(x) != len(y):
         raise ValueError(f"x and y must have one number of samples, got {len(x)} and {len(y)}")
-    generator = generator or torch.Generator(x.device).manual_seed(0)
+    generator = _validate.generator(generator) or torch.Generator(x.device).manual_seed(0)
     v = torch.randn(x.shape[1], projections, dtype=x.dtype, device=x.device, generator=generator)
     v = v / v.norm(dim=0)
     return ((x @ v).sort(0).values - (y @ v).sort(0).values).square().mean().sqrt().item()
@@ -65,8 +66,8 @@ def mmd(x: Tensor, y: Tensor, bandwidth: float | None = None) -> float:
     """
     x, y = _rows(x, y)
     h = bandwidth if bandwidth is not None else torch.pdist(y[:2000]).median().item()
-    if not h > 0:
-        raise ValueError(f"bandwidth must be positive, got {h}")
+    if not 0 < h < math.inf:
+        raise ValueError(f"bandwidth must be positive and finite, got {h}{'' if bandwidth is not None else ' from y'}")
 
     def kernel(distance: Tensor) -> Tensor:
         return distance.square_().mul_(-1 / (2 * h**2)).exp_()

@@ -28,7 +28,7 @@ class TimeFeatures(nn.Module):
     def __init__(self, count: int = 16, highest: float | None = None, until: bool = False):
         super().__init__()
         self.highest = _validate.positive("highest", (4.0 if until else 64.0) if highest is None else highest)
-        self.until, self.size = until, 2 * count * (1 + until)
+        self.until, self.size = until, 2 * _validate.count("count", count) * (1 + until)
         steps = torch.linspace(0, 1, count)
         self.register_buffer("frequencies", math.pi / 2 * (2 * self.highest) ** steps, persistent=False)
 
@@ -60,7 +60,8 @@ class MLP(nn.Module):
 
     def __init__(self, dim: int, width: int = 128, depth: int = 3, until: bool = False, highest: float | None = None):
         super().__init__()
-        self.config = {"dim": dim, "width": width, "depth": _validate.count("depth", depth)} | _times(until, highest)
+        dim, width, depth = _counts(dim=dim, width=width, depth=depth)
+        self.config = {"dim": dim, "width": width, "depth": depth} | _times(until, highest)
         self.time = TimeFeatures(highest=highest, until=until)
         sizes = [dim + self.time.size] + depth * [width]
         layers = [layer for a, b in zip(sizes, sizes[1:], strict=False) for layer in (nn.Linear(a, b), nn.SiLU())]
@@ -97,6 +98,7 @@ class ResidualMLP(nn.Module):
         highest: float | None = None,
     ):
         super().__init__()
+        (dim, width), blocks, classes = _counts(dim=dim, width=width), *_blocks_and_classes(blocks, classes)
         self.config = {"dim": dim, "width": width, "blocks": blocks, "classes": classes} | _times(until, highest)
         self.embed = _Embedding(width, classes, until, highest)
         self.enter = nn.Linear(dim, width)
@@ -173,9 +175,9 @@ class Equivariant(nn.Module):
 
     def __init__(self, points: int, dim: int, width: int = 32):
         super().__init__()
-        shape = (_validate.count("points", points, 2), _validate.count("dim", dim))
+        points, (dim, width) = _validate.count("points", points, 2), _counts(dim=dim, width=width)
         self.config = {"points": points, "dim": dim, "width": width}
-        self.shape, self.time = shape, TimeFeatures(8)
+        self.shape, self.time = (points, dim), TimeFeatures(8)
         self.message = nn.Sequential(nn.Linear(1 + 16, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU())
         self.phi = nn.Sequential(nn.Linear(3 * width, width), nn.SiLU(), nn.Linear(width, 1))
 
@@ -196,7 +198,8 @@ class Tangent(nn.Module):
     Off the sphere it continues the velocity of the nearest point, v(x) = v(x / |x|), so there and on the torus its
     divergence in the surrounding space is that of the manifold: `likelihood.log_likelihood` takes it as it is, with the
     source's density per area as `source_log_prob` (Rozen et al. 2021, "Moser Flow", section 3, on such extensions).
-    Not so on the hyperboloid. network: any velocity (x, t, **condition) on the coordinates. manifold: of `manifolds`.
+    Not so on the hyperboloid. network: any velocity (x, t, **condition) on the coordinates; a flow map is none, as its
+    steps are straight: s= is a ValueError. manifold: of `manifolds`.
 
     >>> from fmlib.manifolds import Sphere
     >>> x = Sphere().uniform(4)
@@ -206,11 +209,12 @@ class Tangent(nn.Module):
 
     def __init__(self, network: nn.Module, manifold):
         super().__init__()
-        if not all(callable(getattr(manifold, name, None)) for name in ("project", "tangent")):
-            raise TypeError(f"manifold must have methods project(x) and tangent(x, v), got {manifold!r}")
+        _validate.methods("manifold", manifold, "project(x)", "tangent(x, v)")
         self.network, self.manifold, self.rowwise = network, manifold, sampling.is_rowwise(network)
 
     def forward(self, x: Tensor, t: float | Tensor, **condition) -> Tensor:
+        if "s" in condition:
+            raise ValueError("a flow map steps straight, off the manifold: Tangent is for velocities, and takes no s=")
         x = self.manifold.project(x)
         v = self.network(x, t, **condition)
         _validate.same("x", x, "network(x, t)", v)
@@ -241,9 +245,10 @@ class UNet(nn.Module):
         highest: float | None = None,
     ):
         super().__init__()
-        channels, *sides = shape
+        channels, *sides = shape = tuple(_validate.count("shape", size, 0) for size in shape)
+        width, (_, classes) = _validate.count("width", width, 0), _blocks_and_classes(0, classes)
         if len(sides) != 2 or any(side % 4 or side < 4 for side in sides) or width % 8 or width < 8:
-            raise ValueError(f"need shape (channels, 4 m, 4 n) and a width of 8 k, got {tuple(shape)} and {width}")
+            raise ValueError(f"need shape (channels, 4 m, 4 n) and a width of 8 k, got {shape} and {width}")
         self.config = {"shape": list(shape), "width": width, "classes": classes} | _times(until, highest)
         self.embed = _Embedding(4 * width, classes, until, highest)
         fine, middle, coarse = width, 2 * width, 4 * width
@@ -330,9 +335,11 @@ class TokenMLP(nn.Module):
 
     def __init__(self, length: int, vocabulary: int, width: int = 96, blocks: int = 2, classes: int | None = None):
         super().__init__()
-        shape = (_validate.count("length", length), _validate.count("vocabulary", vocabulary, 2))
+        length, width = _counts(length=length, width=width)
+        vocabulary = _validate.count("vocabulary", vocabulary, 2)
+        blocks, classes = _blocks_and_classes(blocks, classes)
         self.config = {"length": length, "vocabulary": vocabulary, "width": width, "blocks": blocks, "classes": classes}
-        self.shape, self.embed = shape, _Embedding(width, classes, False, None)
+        self.shape, self.embed = (length, vocabulary), _Embedding(width, classes, False, None)
         self.enter = nn.EmbeddingBag(length * vocabulary, width, mode="sum")
         nn.init.normal_(self.enter.weight, std=length**-0.5)
         self.register_buffer("place", vocabulary * torch.arange(length), persistent=False)
@@ -363,7 +370,19 @@ def _zero(layer: nn.Linear | nn.Conv2d) -> None:
     nn.init.zeros_(layer.bias)
 
 
+def _counts(**numbers: int) -> list[int]:
+    """The numbers as Python's own, NumPy's too, if all are whole and at least 1."""
+    return [_validate.count(name, number) for name, number in numbers.items()]
+
+
+def _blocks_and_classes(blocks: int, classes: int | None) -> tuple[int, int | None]:
+    """Both checked; there may be no blocks, and no classes."""
+    return _validate.count("blocks", blocks, 0), None if classes is None else _validate.count("classes", classes, 0)
+
+
 def _check_input(x: Tensor, shape: tuple[int, ...], weight: Tensor) -> None:
+    if not isinstance(x, Tensor):
+        raise TypeError(f"x must be a torch.Tensor, got {type(x).__name__}")
     if x.shape[1:] != shape:
         raise ValueError(f"x must have shape (batch, {', '.join(map(str, shape))}), got {tuple(x.shape)}")
     if x.dtype != weight.dtype and not torch.is_autocast_enabled(x.device.type):

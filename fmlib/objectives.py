@@ -91,7 +91,7 @@ class MeanFlow:
 
         jump, rate = torch.func.jvp(u, (x, t), (v, torch.ones_like(t)))
         target = v + _validate.time(s - t, x) * rate.detach()
-        return _mean_square(len(batch.t), (jump, target), (_average(network, *rest[:3], rest.condition), rest.velocity))
+        return _mean_square(len(batch.t), (jump, target), *_at_one_time(network, rest))
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,7 @@ class Shortcut:
             second = _average(network, x + _validate.time(m - t, x) * first, m, s, condition)
         jump = _average(network, x, t, s, condition)
         target = (first + second) / 2
-        return _mean_square(len(batch.t), (jump, target), (_average(network, *rest[:3], rest.condition), rest.velocity))
+        return _mean_square(len(batch.t), (jump, target), *_at_one_time(network, rest))
 
 
 class _Rows(NamedTuple):
@@ -153,8 +153,18 @@ def _split(path: AffinePath, batch: Batch, t: Tensor, s: Tensor) -> tuple[_Rows,
 
 def _drawn(batch: Batch, share: float) -> tuple[Tensor, Tensor]:
     """The times of the first `share` of the rows, at least one, and as many numbers from [0, 1]."""
+    _check_times(batch)
     t = batch.t[: max(1, round(share * len(batch.t)))]
     return t, torch.rand(t.shape, generator=batch.generator, device=t.device, dtype=t.dtype)
+
+
+def _check_times(batch: Batch) -> None:
+    """Raise TypeError or ValueError unless every row of the batch has its own time."""
+    t, n = batch.t, len(batch.x_1)
+    if not isinstance(t, Tensor) or not t.is_floating_point():
+        raise TypeError(f"t must be a floating tensor, got {t.dtype if isinstance(t, Tensor) else type(t).__name__}")
+    if t.shape != (n,):
+        raise ValueError(f"t must have shape ({n},), got {tuple(t.shape)}")
 
 
 def _average(network, x: Tensor, t: Tensor, s: Tensor, condition: dict[str, Tensor]) -> Tensor:
@@ -164,6 +174,11 @@ def _average(network, x: Tensor, t: Tensor, s: Tensor, condition: dict[str, Tens
         came = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
         raise ValueError(f"model must return a tensor of shape {tuple(x.shape)}, got {came}")
     return value.to(x.dtype)
+
+
+def _at_one_time(network, rows: _Rows) -> list[tuple[Tensor, Tensor]]:
+    """The network's velocities and those of the pairs, if there are rows: a network need not take none."""
+    return [(_average(network, *rows[:3], rows.condition), rows.velocity)] if len(rows.t) else []
 
 
 def _mean_square(rows: int, *pairs: tuple[Tensor, Tensor]) -> Tensor:
@@ -239,6 +254,7 @@ class TokenRates:
             raise TypeError(f"path must have a schedule, got {type(self.path).__name__}")
 
     def __call__(self, network, batch: Batch) -> Tensor:
+        _check_times(batch)
         t, schedule = in_float64(batch.t), self.path.schedule
         rate = schedule.d_alpha(t) / (1 - schedule.alpha(t))
         if t.device.type == "cpu" and not rate.isfinite().all():
@@ -248,8 +264,7 @@ class TokenRates:
 
 
 def _check_path(path, arguments: str) -> None:
-    if not callable(getattr(path, "sample", None)):
-        raise TypeError(f"path must have a method sample({arguments}), got {type(path).__name__}")
+    _validate.methods("path", path, f"sample({arguments})")
 
 
 @dataclass(frozen=True)
@@ -276,13 +291,12 @@ class LabelDropout:
         if isinstance(self.rate, bool) or not isinstance(self.rate, int | float) or not 0 <= self.rate < 1:
             raise ValueError(f"rate must be a number in [0, 1), got {self.rate!r}")
         _validate.count("null", self.null, 0)
-        if not callable(self.loss):
-            raise TypeError(f"loss must be a function (network, batch), got {type(self.loss).__name__}")
+        _validate.function("loss", self.loss, "(network, batch)")
 
     def __call__(self, network, batch: Batch) -> Tensor:
         if "label" not in batch.condition:
             raise ValueError("a dropout of labels needs labels: fit(..., label=y)")
-        label = batch.condition["label"]
+        label = _validate.row_labels(batch.condition["label"], batch.x_1).long()
         dropped = torch.rand(label.shape, generator=batch.generator, device=label.device) < self.rate
         condition = batch.condition | {"label": label.masked_fill(dropped, self.null)}
         return self.loss(network, batch._replace(condition=condition))

@@ -147,8 +147,7 @@ class GeodesicPath:
 
     def __post_init__(self):
         check_ends(self.schedule)
-        if not all(callable(getattr(self.manifold, name, None)) for name in ("exp", "log")):
-            raise TypeError(f"manifold must have methods exp(x, v) and log(x, y), got {self.manifold!r}")
+        _validate.methods("manifold", self.manifold, "exp(x, v)", "log(x, y)")
 
     def sample(self, x_0: Tensor, x_1: Tensor, t: float | Tensor) -> PathSample:
         """Return x_t and its velocity, which is tangent there and constant in length but for the schedule.
@@ -198,6 +197,7 @@ class TokenMix:
         """
         _validate.same("x_0", _validate.tokens("x_0", x_0), "x_1", _validate.tokens("x_1", x_1))
         kappa = self.schedule.alpha(_validate.time(t, in_float64(x_0[:, :1].float())))
+        _validate.generator(generator)
         drawn = torch.rand(x_0.shape, generator=generator, dtype=kappa.dtype, device=x_0.device)
         return torch.where(drawn < kappa, x_1, x_0)
 
@@ -209,12 +209,13 @@ def reschedule(velocity, old: Schedule, new: Schedule):
     Solvers for Generative Flow Models", on scale-time transformations). Both flows lead from the same noise to the same
     data; what few steps of a solver make of them differs. Exact for every marginal velocity u of an `AffinePath`.
 
-    velocity: a callable (x, t, **condition). old, new: schedules, `old` with `inverse_log_snr`. Returns a velocity
-    (x, r, **condition), which calls it once. A network (nn.Module) becomes one, rowwise if it is. Raises TypeError or
-    ValueError for anything else, and ValueError at a time r where t' is infinite, as there u alone does not say what u~
-    is: r = 0 if alpha'_0 = 0 in `old`, as with `Polynomial(3)`, and alpha~'_0 > 0; r = 1 if sigma~'_1 is infinite, as
-    with `VariancePreserving`, and sigma'_1 is not. (On an accelerator, where no value is read, the result is then NaN.)
-    'euler' and 'midpoint' do not look at the end r = 1; `sample(..., t=(1e-3, 1.0))` begins after r = 0.
+    velocity: a callable (x, t, **condition), and not a flow map. old, new: schedules, `old` with `inverse_log_snr`.
+    Returns a velocity (x, r, **condition), which calls it once. A network (nn.Module) becomes one, rowwise if it is.
+    Raises TypeError or ValueError for anything else, for a second time s=, and ValueError at a time r where t' is
+    infinite, as there u alone does not say what u~ is: r = 0 if alpha'_0 = 0 in `old`, as with `Polynomial(3)`, and
+    alpha~'_0 > 0; r = 1 if sigma~'_1 is infinite, as with `VariancePreserving`, and sigma'_1 is not. (On an
+    accelerator, where no value is read, the result is then NaN.) 'euler' and 'midpoint' do not look at the end r = 1;
+    `sample(..., t=(1e-3, 1.0))` begins after r = 0.
 
     >>> from fmlib.schedules import Cosine
     >>> u = lambda x, t: -x / (1 - t)  # all data at 0, on the straight path
@@ -247,6 +248,9 @@ class _Rescheduled(nn.Module):
 
 
 def _rescheduled(velocity, old: Schedule, new: Schedule, x: Tensor, r: float | Tensor, condition: dict) -> Tensor:
+    if "s" in condition:
+        raise ValueError("reschedule is for velocities, which have one time, and not for flow maps, which have s= too")
+    _validate.shaped("x", x)
     r = _validate.time(r, in_float64(x))
     t, s = change(old, new, r)
     w, v, rise, growth = _rates(old, t)

@@ -222,8 +222,15 @@ class VariancePreserving(Schedule):
         return 2 * gain / (2 * a + b + (b**2 + 4 * a * left).sqrt())
 
 
+def check_schedule(name: str, schedule) -> None:
+    """Raise TypeError unless it is a `Schedule`; the class of one is none."""
+    if not isinstance(schedule, Schedule):
+        raise TypeError(f"{name} must be a schedule, such as CondOT(), got {schedule!r}"[:200])
+
+
 def check_ends(schedule: Schedule) -> None:
-    """Raise ValueError unless alpha_0 = sigma_1 = 0 and alpha_1 = sigma_0 = 1."""
+    """Raise ValueError unless alpha_0 = sigma_1 = 0 and alpha_1 = sigma_0 = 1, and TypeError for no schedule."""
+    check_schedule("schedule", schedule)
     ends = torch.tensor([0.0, 1.0], dtype=torch.float64)
     alpha, sigma = schedule.alpha(ends).tolist(), schedule.sigma(ends).tolist()
     for name, value, expected in [
@@ -259,9 +266,8 @@ def change(old: Schedule, new: Schedule, r: Tensor) -> tuple[Tensor, Tensor]:
 
 def check_change(old: Schedule, new: Schedule) -> None:
     """Raise TypeError or ValueError unless the path of `old` can be run on the schedule `new`."""
-    for schedule in (old, new):
-        if not isinstance(schedule, Schedule):
-            raise TypeError(f"old and new must be schedules, got {schedule!r}"[:200])
+    for name, schedule in (("old", old), ("new", new)):
+        check_schedule(name, schedule)
         check_ends(schedule)
     if not callable(getattr(old, "inverse_log_snr", None)):
         raise ValueError(f"old must have inverse_log_snr, by which a time is found for its ratio, and {old} has none")

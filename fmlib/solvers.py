@@ -153,6 +153,7 @@ def maruyama(score, noise: float | Callable[[Tensor], Tensor] = 1.0, generator: 
     """
     if not callable(score):
         raise TypeError(f"score must be a callable (x, t), got {type(score).__name__}")
+    _validate.generator(generator)
 
     def step(velocity: Velocity, x: Tensor, t: Tensor, s: Tensor) -> Tensor:
         drift = Field(score, x.shape, getattr(velocity, "condition", {}), "score")
@@ -189,6 +190,7 @@ def ancestral(schedule: Schedule | None = None, generator: torch.Generator | Non
     """
     schedule = CondOT() if schedule is None else schedule
     path = AffinePath(schedule)
+    _validate.generator(generator)
 
     def step(velocity: Velocity, x: Tensor, t: Tensor, s: Tensor) -> Tensor:
         a, b = path.coefficients(t, have="velocity", want="x_1")
@@ -227,6 +229,7 @@ def jumping(rate, land, method="euler", generator: torch.Generator | None = None
     for name, function in (("rate", rate), ("land", land)):
         if not callable(function):
             raise TypeError(f"{name} must be a callable (x, t), got {type(function).__name__}")
+    _validate.generator(generator)
 
     def step(velocity: Velocity, x: Tensor, t: Tensor, s: Tensor) -> Tensor:
         condition, n = getattr(velocity, "condition", {}), len(x)
@@ -293,8 +296,7 @@ def geodesic(manifold) -> Step:
     >>> follow(geodesic(Torus()), lambda x, t: 3 + 0 * x, torch.tensor([[1.0]]), torch.linspace(0, 1, 9))  # 4 - 2 pi
     tensor([[-2.2832]])
     """
-    if not all(callable(getattr(manifold, name, None)) for name in ("exp", "tangent")):
-        raise TypeError(f"manifold must have methods exp(x, v) and tangent(x, v), got {manifold!r}")
+    _validate.methods("manifold", manifold, "exp(x, v)", "tangent(x, v)")
 
     def step(velocity: Velocity, x: Tensor, t: Tensor, s: Tensor) -> Tensor:
         h = s - t
@@ -356,6 +358,8 @@ def solver_of(method) -> Step | Adaptive:
     """
     if method == "euler_maruyama" or method is maruyama:
         raise ValueError("method 'euler_maruyama' needs the score: write method=solvers.maruyama(score)")
+    if method is Adaptive or any(method is maker for maker in (ancestral, jumping, projected, geodesic)):
+        raise TypeError(f"method must be a step, got what makes one: write solvers.{method.__name__}(...)")
     if isinstance(method, str):
         _validate.choice("method", method, [*FIXED, *ADAPTIVE])
         return FIXED[method] if method in FIXED else ADAPTIVE[method]()

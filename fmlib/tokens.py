@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fmlib import _validate, losses, sampling
 from fmlib.devices import in_float64
-from fmlib.schedules import CondOT, Schedule, check_ends
+from fmlib.schedules import CondOT, Schedule, check_ends, check_schedule
 
 
 def sample_tokens(
@@ -62,7 +62,7 @@ def sample_tokens(
     >>> sample_tokens(network, torch.full((1, 4), 2), steps=3, mask=2, known=torch.tensor([[-1, 1, 1, -1]]))
     tensor([[0, 1, 1, 0]])
     """
-    check_ends(schedule)
+    check_ends(schedule), _validate.generator(generator)
     field = _Logits(logits, mask, condition, x_0=x_0)
     x, free = _start(x_0, mask, known)
     field.tokens["known"] = x
@@ -132,6 +132,7 @@ class _Logits:
         self.tokens = tokens  # what is to lie in the vocabulary, which the first call tells
         for name, x in tokens.items():
             self.batch = len(_validate.tokens(name, x))
+            _holds(name, x, self.mask or 0)
 
     def __call__(self, x: Tensor, t: Tensor, rows: Tensor | None = None) -> Tensor:
         """The logits of some rows of the batch, or of all."""
@@ -152,6 +153,7 @@ class _Logits:
             raise ValueError(f"mask must be a token of the vocabulary, in [0, {vocabulary}), got {self.mask}")
         for name, x in self.tokens.items():
             _validate.tokens(name, x, vocabulary)
+            _holds(name, x, vocabulary - 1)
         self.vocabulary = vocabulary
 
     def redrawn(self, x: Tensor, t: Tensor, chosen: Tensor, generator) -> Tensor:
@@ -164,6 +166,12 @@ class _Logits:
         if self.mask is not None:
             asked[:, self.mask] = -math.inf
         return x.masked_scatter(chosen, _drawn(asked, generator).to(x.dtype))
+
+
+def _holds(name: str, x: Tensor, token: int) -> None:
+    """TypeError where the format of x, which the result has too, does not hold a token that may be drawn."""
+    if token > torch.iinfo(x.dtype).max:
+        raise TypeError(f"{name} must have a dtype that holds the token {token}, got {x.dtype}: take {name}.long()")
 
 
 def _drawn(logits: Tensor, generator) -> Tensor:
@@ -200,6 +208,8 @@ def _start(x_0: Tensor, mask: int | None, known: Tensor | None) -> tuple[Tensor,
     if known is None:
         return x_0, torch.ones_like(x_0, dtype=torch.bool)
     _validate.same("known", _validate.tokens("known", known), "x_0", x_0)
+    if not known.dtype.is_signed:
+        raise TypeError(f"known must have a dtype that holds -1, where a token is free, got {known.dtype}")
     if known.device.type == "cpu":
         if int(known.min()) < -1:
             raise ValueError(f"known must hold tokens, and -1 where there is none, got {int(known.min())}")
@@ -217,10 +227,16 @@ def _start(x_0: Tensor, mask: int | None, known: Tensor | None) -> tuple[Tensor,
 def times_of(schedule: Schedule, kappa: Tensor) -> Tensor:
     """The times t at which alpha_t = kappa, in [0, 1], by bisection; of a rising schedule.
 
+    kappa: a floating tensor with values in [0, 1], of any shape. TypeError or ValueError for anything else.
+
     >>> from fmlib.schedules import Polynomial
     >>> times_of(Polynomial(2.0), torch.tensor([0.25, 1.0]))
     tensor([0.5000, 1.0000])
     """
+    check_schedule("schedule", schedule)
+    if not isinstance(kappa, Tensor):
+        raise TypeError(f"kappa must be a torch.Tensor, got {type(kappa).__name__}")
+    _validate.time(kappa.flatten(), kappa.reshape(-1, 1), "kappa")
     low, high = torch.zeros_like(kappa), torch.ones_like(kappa)
     for _ in range(60):
         middle = (low + high) / 2
@@ -260,7 +276,7 @@ def token_bound(
     >>> token_bound(fair, torch.tensor([[0, 1, 1]]).expand(9999, 3), mask=2).mean()  # 3 log 2 = 2.0794, and noise
     tensor(2.0...)
     """
-    check_ends(schedule)
+    check_ends(schedule), _validate.generator(generator)
     if (source is None) == (mask is None):
         raise ValueError("give either source=, a law on the vocabulary, or mask=, a token")
     field = _Logits(logits, mask, condition, x_1=x_1)

@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 
 from fmlib import _validate, batches, checkpoints, devices
 from fmlib.batches import Batch, Law
-from fmlib.objectives import MeanFlow, Shortcut, TokenCrossEntropy, TokenRates, VelocityMatching
+from fmlib.objectives import LabelDropout, MeanFlow, Shortcut, TokenCrossEntropy, TokenRates, VelocityMatching
 from fmlib.runs import Checkpoints, Options, Run, described
 
 OURS = (VelocityMatching, MeanFlow, Shortcut, TokenCrossEntropy, TokenRates)
@@ -100,8 +100,7 @@ def fit(
     dtype = devices.precision_of(options.precision, device)
     _check_model(model, data, loss, disk)
     draw = batches.drawing(data, source, condition, coupling, batch_size, seed, device, world)
-    if isinstance(loss, OURS):  # another loss may tell the network what it likes
-        _validate.known(model, condition)
+    _check_labels(model, loss, condition)
     things = {"loss": loss, "coupling": coupling, "network": model, "data": data, "source": source} | condition
     identity = vars(options) | {name: described(thing, disk is not None) for name, thing in things.items()}
     identity["frozen"] = [name for name, p in model.named_parameters() if not p.requires_grad] or None
@@ -192,10 +191,18 @@ def _check_condition(condition: dict) -> None:
             )
 
 
+def _check_labels(model: nn.Module, loss: Loss, condition: dict) -> None:
+    """ValueError for labels that the network does not know; a loss that is not ours may tell it what it likes."""
+    inner = loss.loss if isinstance(loss, LabelDropout) else loss
+    if isinstance(inner, OURS):
+        _validate.known(model, condition)
+        if inner is not loss:
+            _validate.null_label(model, loss.null)
+
+
 def _check_model(model: nn.Module, data: Law, loss: Loss, disk: Checkpoints | None) -> None:
     """Raise TypeError or ValueError for what cannot be trained, averaged or saved, before a step is lost to it."""
-    if not callable(loss):
-        raise TypeError(f"loss must be a function (network, batch), got {loss!r}"[:200])
+    _validate.function("loss", loss, "(network, batch)")
     for name, p in model.named_parameters():
         if isinstance(p, nn.parameter.UninitializedParameter):
             raise ValueError(f"model's {name} has no shape yet: call the network once before it is trained")

@@ -170,9 +170,11 @@ def test_what_tokens_cannot_do(of_tokens, half, trained, tmp_path, capsys):
     run, out = str(of_tokens), ["--out", str(tmp_path / "x.npz")]
     Image.new("L", (28, 28)).save(tmp_path / "large.png")
     (tmp_path / "text.png").write_text("no picture")
+    Image.fromarray((1000 * np.arange(64)).astype(np.uint16).reshape(8, 8)).save(tmp_path / "deep.png")
     for options, message in (
         ([str(trained), "--known", str(half)], "--known is for runs of train --tokens, and .* holds a ResidualMLP"),
         ([run, "--known", str(tmp_path / "large.png")], "large.png must have 8 x 8 pixels, got 28 x 28"),
+        ([run, "--known", str(tmp_path / "deep.png")], ".*deep.png must have at most 8 bits .* the mode I"),
         ([run, "--known", str(tmp_path / "text.png")], "cannot identify image file"),
         ([run, "--known", str(tmp_path / "none.png")], ".*none.png"),
         ([run, "--schedule", "cosine"], "--schedule is for velocities, and .* holds a network of tokens"),
@@ -532,6 +534,54 @@ def test_noise_that_pictures_do_not_show_moves_only_the_raw_score():
     assert scores["energy_distance_as_pictures_over_its_floor"] == 1 < scores["energy_distance_over_its_floor"]
 
 
+WORDS, FLAT = TokenMLP(4, 18, 4, 1), torch.zeros(3, 4)
+BAD_PICTURES = {
+    "beyond white": (lambda: evaluation.to_tokens(torch.tensor([[0.0, 1.1]])), ValueError, "from -1 to 1, got 1.1"),
+    "no number": (lambda: evaluation.to_tokens(FLAT * torch.nan), ValueError, "from -1 to 1, got nan"),
+    "whole numbers": (lambda: evaluation.to_tokens(FLAT.long()), TypeError, "x must be a floating .* got torch.int64"),
+    "the mask": (
+        lambda: evaluation.from_tokens(FLAT.long() + 17),
+        ValueError,
+        r"x must hold tokens in \[0, 17\), got 17",
+    ),
+    "grey": (lambda: evaluation.from_tokens(FLAT), TypeError, "x must hold tokens, which are integers"),
+    "NaN nearby": (lambda: evaluation.nearer(FLAT * torch.nan, FLAT, FLAT), ValueError, "x has 12 NaN"),
+    "broadcast": (
+        lambda: evaluation.nearer(FLAT, FLAT[:, :1], FLAT),
+        ValueError,
+        r"seen must hold .* \(4,\), got \(1,\)",
+    ),
+    "none seen": (lambda: evaluation.nearer(FLAT, FLAT[:0], FLAT), ValueError, "seen is empty"),
+    "NaN as a picture": (lambda: evaluation.as_pictures(FLAT * torch.nan, FLAT), ValueError, "x has 12 NaN"),
+    "no levels": (lambda: evaluation.as_pictures(FLAT, FLAT[:0]), ValueError, "real is empty"),
+    "labels too many": (
+        lambda: evaluation.shuffled(datasets.Labelled(FLAT, torch.arange(4))),
+        ValueError,
+        "one label for each image, got 4 for 3",
+    ),
+    "known to a velocity": (
+        lambda: evaluation.draw(MLP(2, 4, 1), 2, 0, 1, known=torch.zeros(2).long()),
+        ValueError,
+        "known is for models of tokens, and a MLP is none",
+    ),
+    "velocity of tokens": (
+        lambda: evaluation.draw(WORDS, 2, 0, 1, velocity=lambda x, t: x),
+        ValueError,
+        "velocity is for models of velocities, and a TokenMLP draws tokens",
+    ),
+    "labels in a list": (lambda: evaluation.draw(WORDS, [1, 2], 0, 1), TypeError, "labels must be an integer"),
+    "a label alone": (lambda: evaluation.draw(WORDS, torch.tensor(1), 0, 1), ValueError, r"labels must .* got \(\)"),
+    "a seed of a half": (lambda: evaluation.draw(WORDS, 2, 0.5, 1), TypeError, "seed must be an integer, got 0.5"),
+}
+
+
+@pytest.mark.parametrize("call, kind, message", BAD_PICTURES.values(), ids=BAD_PICTURES)
+def test_what_is_no_picture_and_no_request(call, kind, message):
+    with pytest.raises(kind, match=message) as error:
+        call()
+    assert one_sentence(error)
+
+
 @pytest.mark.parametrize(
     "change, message",
     [
@@ -689,11 +739,12 @@ TRAIN = {
     "no steps": (["digits", "--steps", "0"], "steps must be at least 1, got 0"),
     "negative steps": (["digits", "--steps", "-4"], "steps must be at least 1, got -4"),
     "device": (["digits", "--device", "abacus"], "device 'abacus' cannot be used here"),
-    "seed": (["digits", "--seed", str(2**70)], "Overflow"),
+    "seed": (["digits", "--seed", str(2**70)], r"seed must be less than 2\^64, got 1180591620717411303424"),
     "nothing": ([""], "unknown data set ''; known: digits"),
 }
 SAMPLE = {
     "no samples": ("good", ["--n", "0"], "n must be at least 1, got 0"),
+    "seed": ("good", ["--seed", str(2**64)], r"seed must be less than 2\^64, got 18446744073709551616"),
     "late label": ("good", ["--label", "10"], r"label must lie in \[0, 10\), got 10"),
     "negative label": ("good", ["--label", "-1"], "got -1"),
     "no steps": ("good", ["--steps", "0"], "steps must be at least 1, got 0"),

@@ -419,6 +419,12 @@ def test_bad_condition_weight(weight, kind, message):
         MinibatchOT(condition_weight=weight)
 
 
+def test_within_labels_is_yes_or_no():
+    with pytest.raises(TypeError, match="within_labels must be True or False, got 'label'") as error:
+        MinibatchOT(within_labels="label")
+    assert one_sentence(error)
+
+
 def test_a_lone_row_that_is_not_finite_is_found_too():
     x_1 = SIX.clone()
     x_1[3, 0] = torch.nan

@@ -9,6 +9,7 @@ from torch import nn
 
 from fmlib import checkpoints, fit, models, sample, solvers
 from fmlib.batches import Batch
+from fmlib.couplings import Paired
 from fmlib.exact import MixturePath
 from fmlib.objectives import LabelDropout, MeanFlow, Shortcut, VelocityMatching
 from fmlib.paths import AffinePath
@@ -371,6 +372,12 @@ X = torch.zeros(3, 2)
 FLOW_MAP = models.MLP(2, 4, 1, until=True)
 PLAIN = models.MLP(2, 4, 1)
 FAST = models.MLP(2, 4, 1, until=True, highest=64)
+
+
+def a_batch(t=None, **condition):
+    return Batch(X, X + 1, torch.rand(3) if t is None else t, condition, seeded())
+
+
 JUMP = {"method": solvers.flow_map, "steps": 1}
 BAD = {
     "s before t": (lambda: FLOW_MAP(X, 0.5, s=0.25), ValueError, "s must be at least t, got s and t 0.25 and 0.5"),
@@ -430,6 +437,27 @@ BAD = {
     ),
     "no rows jump": (lambda: MeanFlow(share=0), ValueError, r"share must be a number in \(0, 1\], got 0"),
     "all rows and more": (lambda: Shortcut(share=1.5), ValueError, "got 1.5"),
+    "the class of a path": (
+        lambda: VelocityMatching(AffinePath),
+        TypeError,
+        r"path must be an inst.*AffinePath\(...\)",
+    ),
+    "the class of a loss": (lambda: fit(FLOW_MAP, X, loss=MeanFlow), TypeError, r"loss must be a .*MeanFlow\(...\)"),
+    "a class that drops": (lambda: LabelDropout(0.1, 3, MeanFlow), TypeError, r"loss must be a .*MeanFlow\(...\)"),
+    "the class of a coupling": (lambda: fit(PLAIN, X, coupling=Paired), TypeError, r"coupling must .*Paired\(...\)"),
+    "a coupling's name": (lambda: fit(PLAIN, X, coupling="ot"), TypeError, "coupling must be a function .* 'ot'"),
+    "one time for all": (lambda: MeanFlow()(FLOW_MAP, a_batch(t=torch.tensor(0.5))), ValueError, r"t must .* got \(\)"),
+    "a time as a number": (lambda: Shortcut()(FLOW_MAP, a_batch(t=0.5)), TypeError, "t must be a floating tensor, got"),
+    "labels that are none": (
+        lambda: LabelDropout(0.1, 3)(PLAIN, a_batch(label=torch.tensor([True, False, True]))),
+        TypeError,
+        r"label must be integers of shape \(3,\), got torch.bool",
+    ),
+    "a label too few": (
+        lambda: LabelDropout(0.1, 3)(PLAIN, a_batch(label=torch.tensor([1, 2]))),
+        TypeError,
+        r"label must be integers of shape \(3,\), got torch.int64 of shape \(2,\)",
+    ),
     "no path": (lambda: Shortcut(path=Cosine()), TypeError, "path must be an AffinePath, got Cosine"),
 }
 
@@ -447,6 +475,20 @@ def test_a_network_that_answers_in_another_shape(kind, row):
     with pytest.raises(ValueError, match=r"model must return a tensor of shape \(\d, 2\), got \(\d, 1\)") as error:
         kind()(lambda x, t, s: x[:, :1], batch)
     assert one_sentence(error)
+
+
+@pytest.mark.parametrize("loss", [MeanFlow(share=1.0), Shortcut(share=1.0)], ids=["mean flow", "shortcut"])
+@pytest.mark.parametrize("rows", [1, 3])
+def test_a_network_is_never_asked_about_no_rows(loss, rows):
+    """Batch normalisation, for one, would make of none a mean that is no number."""
+    asked = []
+
+    def u(x, t, s):
+        asked.append(len(x))
+        return x * (1 + s - t)[:, None]
+
+    assert loss(u, Batch(X[:rows], X[:rows] + 1, torch.rand(rows), {}, seeded())).isfinite()
+    assert set(asked) == {rows}
 
 
 def test_high_frequencies_are_allowed_where_they_are_asked_for():

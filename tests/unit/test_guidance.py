@@ -14,6 +14,7 @@ from fmlib import __main__ as cli
 from fmlib.batches import Batch
 from fmlib.laws import GaussianMixture, LabelledMixture
 from fmlib.objectives import LabelDropout, VelocityMatching
+from fmlib.paths import reschedule
 from fmlib.schedules import CondOT, Cosine
 
 M, S2 = 1.0, 0.5  # the Gaussian problem: X ~ N(0, 1) as a whole, N(M, S2) given the label 0
@@ -333,6 +334,7 @@ def u(x, t, label=None):
         ((models.ResidualMLP(2, 8, 1, classes=3), 2.0, 3), ValueError, r"in \[0, 3\), got 3"),
         ((models.UNet((1, 8, 8), 8, classes=3), 2.0, 10), ValueError, r"in \[0, 3\), got 10"),
         ((models.ResidualMLP(2, 8, 1), 2.0, 3), ValueError, "without classes"),
+        ((reschedule(models.ResidualMLP(2, 8, 1, classes=3), CondOT(), Cosine()), 2.0, 3), ValueError, "got 3"),
     ],
 )
 def test_classifier_free_refuses(arguments, error, part):
@@ -347,6 +349,11 @@ def test_classifier_free_refuses(arguments, error, part):
         (u, 0.5, torch.zeros(3, dtype=torch.int64), TypeError, r"shape \(2,\), got torch.int64 of shape \(3,\)"),
         (u, 0.5, torch.zeros(2), TypeError, "label must be integers"),
         (u, 0.5, 1, TypeError, "got int"),
+        (u, 0.5, torch.tensor([True, False]), TypeError, "label must be integers .* got torch.bool"),
+        (u, 0.5, torch.zeros(2, dtype=torch.complex64), TypeError, "label must be integers .* got torch.complex64"),
+        (u, 1.5, torch.zeros(2, dtype=torch.int64), ValueError, r"t must lie in \[0, 1\], got 1.5"),
+        (u, math.nan, torch.zeros(2, dtype=torch.int64), ValueError, r"t must lie in \[0, 1\], got nan"),
+        (u, None, torch.zeros(2, dtype=torch.int64), TypeError, "t must be a number or a tensor, got NoneType"),
         (u, torch.rand(2, 1), torch.zeros(2, dtype=torch.int64), ValueError, r"t must have shape \(\) or \(2,\)"),
         (lambda x, t, label: x[:, :1], 0.5, torch.zeros(2, dtype=torch.int64), ValueError, r"shape \(4, 2\), got"),
         (lambda x, t, label: 0.0, 0.5, torch.zeros(2, dtype=torch.int64), ValueError, "got float"),
@@ -356,6 +363,32 @@ def test_a_guided_velocity_refuses(velocity, t, label, error, part):
     with pytest.raises(error, match=part) as raised:
         guidance.classifier_free(velocity, 2.0, 1)(torch.zeros(2, 2), t, label)
     assert one_sentence(raised)
+
+
+def test_a_label_of_few_bits_is_guided_as_any_other():
+    """`null` need not fit in the format of the labels."""
+    seen = []
+    guided = guidance.classifier_free(lambda x, t, label: seen.append(label.tolist()) or x, 2.0, null=300)
+    for kind in (torch.uint8, torch.int8, torch.int64):
+        guided(torch.zeros(2, 1), 0.5, torch.tensor([1, 2], dtype=kind))
+    assert seen == [[300, 300, 1, 2]] * 3
+
+
+@pytest.mark.parametrize("x", [[[0.0]], None, np.zeros((2, 1)), torch.zeros(2, 1, dtype=torch.int64)])
+def test_a_guided_velocity_is_for_floating_tensors(x):
+    label = torch.tensor([0, 1])
+    for guided in (guidance.classifier_free(u, 2.0, 1), guidance.classifier(u, lambda x, t, label: x.sum(1))):
+        with pytest.raises(TypeError, match="x must ") as raised:
+            guided(x, 0.5, label)
+        assert one_sentence(raised)
+
+
+def test_a_classifier_is_told_a_label_for_each_row():
+    guided = guidance.classifier(u, lambda x, t, label: (x * label[:, None]).sum(1))
+    for label in (torch.tensor([1]), torch.ones(3), torch.tensor(1)):
+        with pytest.raises(ValueError, match=r"label must have a row for each of the 2 of x, got shape \(") as raised:
+            guided(torch.zeros(2, 2), 0.5, label)
+        assert one_sentence(raised)
 
 
 @pytest.mark.parametrize(
@@ -526,6 +559,22 @@ def test_without_dropout_it_is_the_loss_itself():
 def test_a_rate_is_a_number_below_one(rate):
     with pytest.raises(ValueError, match=r"rate must be a number in \[0, 1\)") as raised:
         LabelDropout(rate, null=3)
+    assert one_sentence(raised)
+
+
+def test_a_network_that_does_not_know_the_null_is_not_trained():
+    """However seldom it comes: at this rate the first steps would pass."""
+    network, y = models.ResidualMLP(2, 8, 1, classes=3), torch.tensor([0, 1, 2])
+    with pytest.raises(ValueError, match=r"null must be a label that the network knows, in \[0, 3\), got 3") as raised:
+        fit(network, torch.zeros(3, 2), label=y, loss=LabelDropout(1e-9, null=3), steps=2, progress=False)
+    assert one_sentence(raised)
+
+
+@pytest.mark.parametrize("weight", [0.0, 1.0, 2.0])
+def test_another_shape_is_refused_at_every_weight(weight):
+    guided = guidance.classifier_free(lambda x, t, label: x[:, :1], weight, 1)
+    with pytest.raises(ValueError, match=r"velocity must return a tensor of shape \(\d, 2\), got \(\d, 1\)") as raised:
+        guided(torch.zeros(2, 2), 0.5, torch.tensor([0, 1]))
     assert one_sentence(raised)
 
 

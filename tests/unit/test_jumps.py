@@ -93,6 +93,7 @@ def test_a_law_that_stays_has_no_jumps():
 
 
 BAD_RATES = {
+    "no tensor": (lambda x, t: 0.0, torch.zeros(2, 1), 0.5, ValueError, r"must return shape \(2,\), got float"),
     "not finite": (lambda x, t: torch.where(x[:, 0] > 0, -math.inf, 0.0) + 0 * t, GRID, 0.5, ValueError, "50 of 101"),
     "explodes at t = 1": (lambda x, t: (1 - t).log() * x[:, 0] ** 2, GRID, 1.0, ValueError, "101 that are not, at t=1"),
     "a slope that explodes": (lambda x, t: (1 - t).sqrt() * x[:, 0], GRID, 1.0, ValueError, "at t=1"),

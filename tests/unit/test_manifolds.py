@@ -75,6 +75,16 @@ def test_log_and_distance_are_those_of_50_digits(manifold, far):
     torch.testing.assert_close(manifold.inner(x, log, log).sqrt(), distance, rtol=0, atol=1e-11 * scale)
 
 
+@pytest.mark.parametrize("near, far", [(0.0, 5.0), (0.0, 30.0), (2.0, 8.0), (-3.0, 12.0)])
+def test_far_points_of_a_line_through_the_apex_are_as_far_as_they_are(near, far):
+    """At sinh r from the apex on one line, distances are differences of r; in float32, to 1e-5."""
+    x, y = (torch.tensor([[math.cosh(r), math.sinh(r), 0.0]]) for r in (-near, far))
+    assert HYPERBOLOID.distance(x, y).item() == pytest.approx(far + near, rel=1e-5)
+    assert HYPERBOLOID.distance(y, x).item() == pytest.approx(far + near, rel=1e-5)
+    if near == 0:
+        torch.testing.assert_close(HYPERBOLOID.log(x, y), torch.tensor([[0.0, far, 0.0]]), rtol=1e-5, atol=0)
+
+
 @pytest.mark.parametrize("dim", [1, 2, 4])
 @every_manifold
 def test_exp_is_a_matrix_exponential(manifold, dim):
@@ -393,6 +403,21 @@ def test_in_a_hole_of_the_support_the_nearest_point_leads():
     assert path.posterior(x, t)[0, nearest].item() == 1
 
 
+@pytest.mark.parametrize("dtype, short", [(torch.float32, 1e-3), (F64, 1e-5)])
+def test_short_of_the_antipode_the_velocity_is_still_tangent_and_of_the_length_of_the_way(dtype, short):
+    """Toward the one data point, in the plane of both: (pi - short) / (1 - t) along the great circle."""
+    data = SPHERE.project(torch.tensor([[1.0, 2.0, 3.0]], dtype=F64))
+    side = torch.linalg.cross(data, torch.tensor([[0.0, 0.0, 1.0]], dtype=F64))
+    side = side / side.norm()
+    x = -math.cos(short) * data + math.sin(short) * side
+    expected = (math.pi - short) / 0.75 * (math.cos(short) * side + math.sin(short) * data)
+    value = exact.SpherePath(data.to(dtype)).velocity(x.to(dtype), 0.25).double()
+    allowed = 10 * torch.finfo(dtype).eps / short  # what the rounding of x and data turns the great circle by
+    assert (value - expected).norm() < allowed
+    worked_out = 10 * torch.finfo(F64).eps / short
+    assert (value * x).sum().abs() < 20 * torch.finfo(dtype).eps + worked_out
+
+
 # ---- likelihood on the sphere ----------------------------------------------------------------------------------------
 
 
@@ -484,6 +509,21 @@ BAD = {
     "no points": (lambda: SPHERE.uniform(0), ValueError, "n must be at least 1"),
     "no dimension": (lambda: TORUS.uniform(3, 0), ValueError, "dim must be at least 1"),
     "no radius": (lambda: HYPERBOLOID.uniform(3, radius=0), ValueError, "radius must be positive"),
+    "a large radius": (lambda: HYPERBOLOID.uniform(3, radius=50.0), ValueError, "radius must be at most 44.4 in 2 dim"),
+    "many dimensions": (lambda: HYPERBOLOID.uniform(3, 50, radius=5.0), ValueError, "must be at most 1.81 in 50 dim"),
+    "a seed": (lambda: SPHERE.uniform(3, 2, 0), TypeError, "generator must be a torch.Generator or None, got 0"),
+    "too long": (lambda: SPHERE.project(1e30 * X), ValueError, "length is no number in torch.float32"),
+    "infinite": (lambda: SPHERE.project(X / 0), ValueError, "x has 3 NaN or infinite"),
+    "a class": (lambda: GeodesicPath(Sphere), TypeError, r"got the class itself: write Sphere\(...\)"),
+    "step, class": (lambda: solvers.geodesic(Sphere), TypeError, r"got the class itself: write Sphere\(...\)"),
+    "network, class": (lambda: models.Tangent(models.MLP(3), Torus), TypeError, r"write Torus\(...\)"),
+    "network, flow map": (
+        lambda: sampling.sample(models.Tangent(models.MLP(3, until=True), SPHERE), X, method=solvers.flow_map, steps=1),
+        ValueError,
+        "Tangent is for velocities, and takes no s=",
+    ),
+    "marginal, two points": (lambda: exact.SpherePath(X[:, :1]), ValueError, "two or more coordinates, .* got 1"),
+    "marginal, antipode": (lambda: exact.SpherePath(X).velocity(-X, 0.3), ValueError, "antipode .* in row 0"),
     "path, no manifold": (lambda: GeodesicPath("sphere"), TypeError, "methods exp"),
     "path, schedule": (lambda: GeodesicPath(SPHERE, Backwards()), ValueError, "needs alpha_0 = 0"),
     "path, off": (lambda: GeodesicPath(SPHERE).sample(X, 2 * V, 0.5), ValueError, "y is off the sphere by 1"),

@@ -225,12 +225,21 @@ def test_bad_input(metric, x, y, kind, message):
     [
         (lambda: sliced_wasserstein(X, X[:2]), "one number of samples, got 3 and 2"),
         (lambda: sliced_wasserstein(X, X, projections=0), "projections must be at least 1, got 0"),
-        (lambda: mmd(X, X + 1, 0.0), "bandwidth must be positive, got 0.0"),
-        (lambda: mmd(X, X + 1, math.nan), "bandwidth must be positive, got nan"),
-        (lambda: mmd(X, X + 1), "bandwidth must be positive, got 0.0"),
+        (lambda: mmd(X, X + 1, 0.0), "bandwidth must be positive and finite, got 0.0"),
+        (lambda: mmd(X, X + 1, math.nan), "bandwidth must be positive and finite, got nan"),
+        (lambda: mmd(X, X + 1, math.inf), "bandwidth must be positive and finite, got inf"),
+        (lambda: mmd(X, X + 1), "bandwidth must be positive and finite, got 0.0 from y"),
         (lambda: metrics.floor(mmd, lambda: (X, X), repeats=1), "repeats must be at least 2, got 1"),
     ],
-    ids=["uneven", "no projections", "no bandwidth", "NaN bandwidth", "one point repeated", "one repeat"],
+    ids=[
+        "uneven",
+        "no projections",
+        "no bandwidth",
+        "NaN bandwidth",
+        "infinite bandwidth",
+        "one point repeated",
+        "one repeat",
+    ],
 )
 def test_bad_options(ask, message):
     with pytest.raises(ValueError, match=message) as error:

@@ -1,3 +1,4 @@
+import json
 import math
 
 import numpy as np
@@ -7,7 +8,7 @@ from helpers import F64, normal, one_sentence
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fmlib.models import MLP, ResidualMLP, TimeFeatures, UNet, parameter_count
+from fmlib.models import MLP, Equivariant, ResidualMLP, TimeFeatures, TokenMLP, UNet, parameter_count
 
 
 def awake(network: torch.nn.Module) -> torch.nn.Module:
@@ -187,6 +188,40 @@ def test_bad_labels(classes, label, kind, message):
     with pytest.raises(kind, match=message) as error:
         ResidualMLP(2, 4, 1, classes)(X, 0.5, label=label)
     assert one_sentence(error)
+
+
+SIZES = {
+    "dim": (lambda: MLP(2.0), TypeError, "dim must be an integer, got 2.0"),
+    "no dim": (lambda: ResidualMLP(0), ValueError, "dim must be at least 1, got 0"),
+    "width": (lambda: MLP(2, width=-8), ValueError, "width must be at least 1, got -8"),
+    "width of messages": (lambda: Equivariant(3, 2, width=0), ValueError, "width must be at least 1, got 0"),
+    "blocks": (lambda: ResidualMLP(2, blocks=-1), ValueError, "blocks must be at least 0, got -1"),
+    "classes": (lambda: ResidualMLP(2, classes="ten"), TypeError, "classes must be an integer, got 'ten'"),
+    "classes of images": (lambda: UNet((1, 8, 8), 8, classes=2.5), TypeError, "classes must be an integer, got 2.5"),
+    "classes of words": (lambda: TokenMLP(3, 4, classes=-1), ValueError, "classes must be at least 0, got -1"),
+    "words": (lambda: TokenMLP(3, 4, blocks=True), TypeError, "blocks must be an integer, got True"),
+    "sides": (lambda: UNet((1, 8.0, 8), 8), TypeError, "shape must be an integer, got 8.0"),
+    "frequencies": (lambda: TimeFeatures(0), ValueError, "count must be at least 1, got 0"),
+    "a list": (lambda: MLP(2)([[0.0, 0.0]], 0.5), TypeError, "x must be a torch.Tensor, got list"),
+    "an array": (lambda: UNet((1, 4, 4), 8)(np.zeros((1, 1, 4, 4)), 0.5), TypeError, "got ndarray"),
+    "complex labels": (
+        lambda: ResidualMLP(2, 4, 1, classes=3)(torch.zeros(1, 2), 0.5, label=torch.zeros(1, dtype=torch.complex64)),
+        TypeError,
+        "label must be an integer tensor .* got torch.complex64",
+    ),
+}
+
+
+@pytest.mark.parametrize("call, kind, message", SIZES.values(), ids=SIZES)
+def test_bad_sizes_and_inputs_of_every_network(call, kind, message):
+    with pytest.raises(kind, match=message) as error:
+        call()
+    assert one_sentence(error)
+
+
+@pytest.mark.parametrize("make", [lambda n: MLP(n(2), n(4), n(1)), lambda n: UNet([n(1), n(4), n(4)], n(8), n(3))])
+def test_sizes_of_numpy_become_numbers_that_json_holds(make):
+    assert json.loads(json.dumps(make(np.int64).config)) == make(int).config
 
 
 @pytest.mark.parametrize("shape, width", [((1, 6, 8), 8), ((1, 8), 8), ((1, 0, 8), 8), ((1, 8, 8), 12), ((1, 8, 8), 0)])

@@ -8,7 +8,7 @@ import torch
 from helpers import F64, SCHEDULES, Counted, in_60_digits, normal, one_sentence, skew_mixture
 from torch import nn
 
-from fmlib import likelihood, models, sample, sampling
+from fmlib import likelihood, models, sample, sampling, solvers
 from fmlib.exact import MixturePath
 from fmlib.paths import reschedule
 from fmlib.schedules import CondOT, Cosine, Polynomial, Schedule, VariancePreserving, change
@@ -158,12 +158,28 @@ def zero(x, t):
     return torch.zeros_like(x)
 
 
+def exact_map(x, t, s=None):
+    """The average velocity of dx/dt = x, which jumps to e in one step; on another schedule it would jump elsewhere."""
+    return x if s is None else x * torch.expm1(s - t) / (s - t)
+
+
 R = torch.tensor([0.5])
 BAD = {
     "ends": (lambda: reschedule(zero, CondOT(), Half()), ValueError, "alpha_1 = 0.5, but a schedule needs alpha_1 = 1"),
     "old ends": (lambda: change(Half(), CondOT(), R), ValueError, "alpha_1 = 0.5"),
     "no inverse": (lambda: reschedule(zero, NoInverse(), CondOT()), ValueError, "old must have inverse_log_snr"),
-    "no schedule": (lambda: reschedule(zero, "cosine", CondOT()), TypeError, "must be schedules, got 'cosine'"),
+    "no schedule": (lambda: reschedule(zero, "cosine", CondOT()), TypeError, "old must be a schedule.*got 'cosine'"),
+    "a class": (lambda: reschedule(zero, CondOT(), Cosine), TypeError, "new must be a schedule, .* got <class"),
+    "whole numbers": (
+        lambda: reschedule(lambda x, t: -x, CondOT(), Cosine())(torch.ones(3, 2, dtype=torch.int64), 0.5),
+        TypeError,
+        "x must have a floating dtype, got torch.int64",
+    ),
+    "a flow map": (
+        lambda: sample(reschedule(exact_map, CondOT(), Cosine()), torch.ones(1, 2), method=solvers.flow_map, steps=1),
+        ValueError,
+        "not for flow maps, which have s= too",
+    ),
     "no velocity": (lambda: reschedule(3, CondOT(), Cosine()), TypeError, "velocity must be a callable.*got int"),
     "late": (lambda: change(CondOT(), Cosine(), 3 * R), ValueError, r"r must lie in \[0, 1\], got 1.5"),
     "a number": (lambda: change(CondOT(), Cosine(), 0.5), TypeError, "r must be a torch.Tensor, got float"),

@@ -7,9 +7,13 @@ from scipy.integrate import solve_ivp
 from scipy.stats import kstest
 
 from fmlib import solvers
-from fmlib.exact import MixturePath
+from fmlib.couplings import Independent
+from fmlib.exact import DataPath, MixturePath
 from fmlib.laws import GaussianMixture
-from fmlib.metrics import energy_distance
+from fmlib.likelihood import log_likelihood
+from fmlib.manifolds import Hyperboloid, Torus
+from fmlib.metrics import energy_distance, sliced_wasserstein
+from fmlib.paths import TokenMix
 from fmlib.sampling import sample
 from fmlib.schedules import CondOT, Polynomial
 from fmlib.solvers import ancestral, maruyama
@@ -183,6 +187,11 @@ BAD_METHODS = {
     "no score": (solvers.maruyama, ValueError, r"write method=solvers.maruyama\(score\)"),
     "number": (3, TypeError, r"method must be a name, a step \(velocity, x, t, s\) -> x or an Adaptive, got 3"),
     "nothing": (None, TypeError, "got None"),
+    "a maker": (solvers.jumping, TypeError, r"got what makes one: write solvers.jumping\(...\)"),
+    "of manifolds": (solvers.geodesic, TypeError, r"write solvers.geodesic\(...\)"),
+    "without noise": (solvers.ancestral, TypeError, r"write solvers.ancestral\(...\)"),
+    "without projection": (solvers.projected, TypeError, r"write solvers.projected\(...\)"),
+    "a class": (solvers.Adaptive, TypeError, r"write solvers.Adaptive\(...\)"),
 }
 
 
@@ -213,6 +222,29 @@ def test_an_adaptive_method_is_its_name_its_constructor_and_what_that_makes(name
 def test_bad_tolerances(options, kind, message):
     with pytest.raises(kind, match=message) as error:
         solvers.dopri5(**options)
+    assert one_sentence(error)
+
+
+SEEDED = {
+    "ancestral": lambda seed: ancestral(generator=seed),
+    "maruyama": lambda seed: maruyama(bend, generator=seed),
+    "jumping": lambda seed: solvers.jumping(bend, bend, generator=seed),
+    "a mixture": lambda seed: skew_mixture().sample(3, seed),
+    "its path": lambda seed: MixturePath(skew_mixture()).sample(3, 0.5, seed),
+    "data": lambda seed: DataPath(torch.zeros(2, 2)).sample(3, 0.5, seed),
+    "a torus": lambda seed: Torus().uniform(3, generator=seed),
+    "a hyperboloid": lambda seed: Hyperboloid().uniform(3, generator=seed),
+    "tokens": lambda seed: TokenMix().sample(torch.zeros(1, 1).long(), torch.zeros(1, 1).long(), 0.5, seed),
+    "a coupling": lambda seed: Independent()(torch.zeros(2, 1), torch.zeros(2, 1), generator=seed),
+    "projections": lambda seed: sliced_wasserstein(torch.zeros(2, 1), torch.zeros(2, 1), generator=seed),
+    "probes": lambda seed: log_likelihood(bend, torch.zeros(2, 1), divergence="hutchinson", generator=seed),
+}
+
+
+@pytest.mark.parametrize("call", SEEDED.values(), ids=SEEDED)
+def test_a_seed_is_no_generator(call):
+    with pytest.raises(TypeError, match="generator must be a torch.Generator or None, got 0") as error:
+        call(0)
     assert one_sentence(error)
 
 

@@ -246,7 +246,9 @@ HALF = torch.tensor([0.5, 0.5])
         (lambda: TokenPath(torch.tensor([1, 0]), HALF), TypeError, "law"),
         (lambda: TokenPath(HALF, 0.5), TypeError, "source"),
         (lambda: TokenPath(2 * HALF, HALF), ValueError, "law must"),
-        (lambda: TokenPath(HALF, torch.tensor([-0.5, 1.5])), ValueError, "source must"),
+        (lambda: TokenPath(HALF, torch.tensor([-0.5, 1.5])), ValueError, "source must be at least 0 .* got -0.5"),
+        (lambda: TokenPath(HALF, HALF).step(torch.tensor([0.1, 0.2]), 0.5), ValueError, "t must be one time"),
+        (lambda: TokenPath(HALF, HALF, Cosine), TypeError, "schedule must be a schedule"),
         (lambda: TokenPath(HALF, torch.tensor([math.nan, 0.5])), ValueError, "source must"),
         (lambda: TokenPath(HALF, HALF).posterior(torch.tensor([[2]]), 0.5), ValueError, r"\[0, 2\), got 2"),
         (lambda: TokenPath(HALF, HALF).posterior(torch.tensor([[0, 1]]), 0.5), ValueError, "shape"),
@@ -422,6 +424,10 @@ def zeros(*shape):
         (lambda: token_rates(INTEGERS, torch.zeros(2, 3, 2), INTEGERS, math.inf), ValueError, "rate must be"),
         (lambda: token_rates(INTEGERS, torch.zeros(2, 3, 2), INTEGERS, torch.ones(2, 1)), ValueError, "rate must have"),
         (lambda: token_rates(INTEGERS, torch.zeros(2, 3, 2), INTEGERS + 2, 1.0), ValueError, "x_t must hold tokens"),
+        (lambda: token_rates(INTEGERS, torch.zeros(2, 3, 2), [[0]], 1.0), TypeError, "x_t must be a torch.Tensor"),
+        (lambda: TokenCrossEntropy(path=TokenMix), TypeError, r"path must be an instance.*write TokenMix\(...\)"),
+        (lambda: TokenRates()(zeros(3, 4), a_batch()._replace(t=torch.tensor(0.5))), ValueError, "t must have shape"),
+        (lambda: TokenRates()(zeros(3, 4), a_batch()._replace(t=0.5)), TypeError, "t must be a floating tensor"),
         (lambda: token_rates(INTEGERS.float(), torch.zeros(2, 3, 2), INTEGERS, 1.0), TypeError, "integers"),
         (lambda: fit(TokenMLP(3, 4), INTEGERS, loss=TokenCrossEntropy(), progress=False), TypeError, "source="),
     ],
@@ -611,6 +617,13 @@ def test_tokens_of_a_large_vocabulary_in_float32():
         assert abs(share - expected) < 4 * (expected * (1 - expected) / n) ** 0.5
 
 
+@pytest.mark.parametrize("kind, size", [(torch.uint8, 256), (torch.int8, 128), (torch.int16, 300)])
+def test_a_vocabulary_that_just_fits_in_the_format_is_drawn(kind, size):
+    """The last token comes out as itself, and not as what is left of it in fewer bits."""
+    last = lambda x, t: torch.nn.functional.one_hot(torch.full(x.shape, size - 1), size) * 99.0  # noqa: E731
+    assert sample_tokens(last, torch.zeros(1, 3, dtype=kind), steps=1).tolist() == [[size - 1] * 3]
+
+
 def test_draws_come_from_the_generator_alone():
     path = path_of("mask")
     state = torch.get_rng_state()
@@ -648,6 +661,7 @@ class Falling(Schedule):
 
 
 MASKED = torch.full((2, 3), 2)
+BYTES = torch.zeros(2, 3, dtype=torch.uint8)
 ONCE = {"steps": 2, "mask": 2}
 
 
@@ -659,6 +673,25 @@ ONCE = {"steps": 2, "mask": 2}
         (lambda: sample_tokens(flat(3), [[2]], **ONCE), TypeError, "torch.Tensor"),
         (lambda: sample_tokens(flat(3), MASKED + 1, steps=2), ValueError, r"x_0 must hold tokens in \[0, 3\), got 3"),
         (lambda: sample_tokens(flat(3), -MASKED, steps=2), ValueError, "x_0 must hold tokens"),
+        (lambda: sample_tokens(flat(300), BYTES, steps=1), TypeError, "x_0 must have a dtype that holds the token 299"),
+        (lambda: sample_tokens(flat(200), BYTES.char(), steps=1), TypeError, "holds the token 199, got torch.int8"),
+        (lambda: sample_tokens(flat(301), BYTES, steps=1, mask=300), TypeError, "holds the token 300"),
+        (
+            lambda: sample_tokens(flat(3), BYTES, known=BYTES, **ONCE),
+            TypeError,
+            "known must have a dtype that holds -1",
+        ),
+        (lambda: sample_tokens(flat(3), BYTES.to(torch.uint16), steps=1), TypeError, "got torch.uint16: take x_0.long"),
+        (lambda: sample_tokens(flat(3), MASKED, schedule=Cosine, **ONCE), TypeError, "schedule must be a schedule"),
+        (lambda: sample_tokens(flat(3), MASKED, schedule="cosine", **ONCE), TypeError, "schedule must be a schedule"),
+        (lambda: sample_tokens(flat(3), MASKED, generator=0, **ONCE), TypeError, "generator must be a torch.Generator"),
+        (lambda: token_bound(flat(300), BYTES, source=torch.ones(300) / 300), TypeError, "x_1 must have a dtype"),
+        (lambda: token_bound(flat(301), BYTES, mask=300), TypeError, "x_1 must have a dtype that holds the token 300"),
+        (lambda: times_of(CondOT(), torch.tensor([math.nan])), ValueError, r"kappa must lie in \[0, 1\], got nan"),
+        (lambda: times_of(CondOT(), torch.tensor([0.5, 1.5])), ValueError, r"kappa must lie in \[0, 1\], got 1.5"),
+        (lambda: times_of(CondOT(), torch.tensor([1])), TypeError, "kappa must have a floating dtype"),
+        (lambda: times_of(CondOT(), 0.5), TypeError, "kappa must be a torch.Tensor, got float"),
+        (lambda: times_of("cosine", torch.tensor([0.5])), TypeError, "schedule must be a schedule"),
         (lambda: sample_tokens(flat(2), MASKED, **ONCE), ValueError, r"mask must be a token .* \[0, 2\), got 2"),
         (lambda: sample_tokens(flat(3), MASKED, steps=2, mask=-1), ValueError, "mask"),
         (lambda: sample_tokens(flat(3), MASKED, steps=2, mask=2.0), TypeError, "mask"),
