@@ -16,7 +16,8 @@ Predictor", theorem 1; Lipman et al. 2024, proposition 1). The target comes firs
 
 The last two are cross-entropies minus the entropy of the target, so that D(u, u) = 0; for the targets 0 and 1 and for
 one-hot targets they are the cross-entropies themselves. `generalised_kl` is the loss for rates of jumps, (batch,
-states): the log-likelihood of a process of jumps, in which a conditional rate may stand for its posterior mean.
+states): integrated over time the KL divergence of two processes of jumps, in which a conditional rate may stand for its
+posterior mean.
 
 >>> u, v = torch.tensor([[2.0, 1.0]]), torch.tensor([[1.0, 1.0]])
 >>> squared(u, v), generalised_kl(u, v), itakura_saito(u, v)  # 1, 2 log 2 - 1, 1 - log 2

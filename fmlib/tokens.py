@@ -217,8 +217,8 @@ def _start(x_0: Tensor, mask: int | None, known: Tensor | None) -> tuple[Tensor,
             raise ValueError(f"known must be -1 where a token is to be drawn, not the mask, got {mask}")
     if mask is None:
         warnings.warn(
-            "known tokens are clamped, but from a source that is no mask a network takes each for noise with "
-            "probability 1 - kappa, so the law never converges to the one given them, however many steps: use a mask",
+            "known tokens are clamped, but from a source that is no mask a network takes each for noise, at first for "
+            "sure, so the law never converges to the one given them, however many steps: use a mask",
             stacklevel=3,
         )
     return torch.where(known >= 0, known, x_0), known < 0

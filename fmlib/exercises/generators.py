@@ -182,8 +182,8 @@ small_steps = Choice(
     after="Then run the cell below, and open the box.",
     why=(
         "The quotient has the standard error $g|f'|/\\sqrt{hN}$, which grows as $h$ shrinks, and a remainder of the "
-        "order $h$. They meet near $h\\sim N^{-1/3}$, a few hundredths here. That is why the orders above were "
-        "measured with exact means."
+        "order $h$. They meet at an $h$ that falls like $N^{-1/3}$, here between one and two hundredths. That is why "
+        "the orders above were measured with exact means."
     ),
     hints=(
         "How large is $f(X_h)-f(x)$, typically, for a small $h$?",

@@ -373,7 +373,7 @@ one_twist = Function(
     given=_WEIGH.format("log_w + after + log_p - log_r", _SHARE),
     reference=_WEIGH.format("log_w + after - before + log_p - log_r", _SHARE),
     why=(
-        "After $k$ steps the weight must be $h_{t_k}(x_{t_k})\\prod p/q$: one twist, the latest. As written it is the "
+        "After $k$ steps the weight must be $h_{t_k}(x_{t_k})\\prod p/r$: one twist, the latest. As written it is the "
         "product of *all* twists on the way, so the same observation counts $k$ times, as if its noise were "
         "$\\sqrt k$ times smaller. Divide by the twist that came in a step before: the product telescopes."
     ),
@@ -396,7 +396,7 @@ one_twist = Function(
         Wrong(
             _WEIGH.format("log_w + after - before + log_r - log_p", _SHARE),
             "The twists are right now, but you have exchanged the walks. A step that the guided walk makes too often "
-            "must lose weight: $p/q$.",
+            "must lose weight: $p/r$.",
         ),
         Wrong(
             _WEIGH.format("after - before + log_p - log_r", _SHARE),
@@ -404,17 +404,17 @@ one_twist = Function(
         ),
         Wrong(
             _WEIGH.format("after + log_p - log_r", _SHARE),
-            "This forgets the old twist by forgetting all that came before, $p/q$ of the earlier steps too. Keep "
+            "This forgets the old twist by forgetting all that came before, $p/r$ of the earlier steps too. Keep "
             "`log_w`, and divide by the old twist.",
         ),
         Wrong(
             _WEIGH.format("log_w + after - before", _SHARE),
-            "The twists are right now, but the particle came by the guided walk: without $p/q$ the push that it got is "
+            "The twists are right now, but the particle came by the guided walk: without $p/r$ the push that it got is "
             "never paid for.",
         ),
         Wrong(
             _WEIGH.format("log_w + log_p - log_r", _SHARE),
-            "Without any twist nothing is left of the observation but the push, and $p/q$ undoes that: these particles "
+            "Without any twist nothing is left of the observation but the push, and $p/r$ undoes that: these particles "
             "follow the prior.",
         ),
         Wrong(

@@ -70,4 +70,22 @@ MUTANTS = [
     Cell("source-code", "covariances[:1]))", "covariances[1:2]))", "the flow of another Gaussian"),
     Cell("density-code", "(1 - a) * held_out + a * to_mean", "(1 + a) * held_out - a * to_mean", "away from the mean"),
     Cell("density-code", "x[label == k].T.cov() + ridge", "x[label == k].T.cov() + 50 * ridge", "one unit of noise"),
+    Library(
+        "exact.MixturePath.covariance",
+        "(within + torch",
+        "(0 * within + torch",
+        "between components only",
+        "stand-ins-code",
+    ),
+    Library(
+        "exact.MixturePath.covariance", "apart, apart)", "apart, 0 * apart)", "within components only", "stand-ins-code"
+    ),
+    Cell("stand-ins-code", "- torch.logdet(spread) / 2", "- torch.logdet(spread)", "the whole log determinant"),
+    Cell("stand-ins-code", "-(off * solved).sum(1) / 2", "-(off * solved).sum(1)", "a twist without the half"),
+    Cell("particles-code", "pick], after[pick]", "pick], after", "the old twists stay where they were"),
+    Cell("particles-code", "/ (2 * g2 * h)", "/ (g2 * h)", "a ratio of steps that counts twice"),
+    Cell("resampling-code", " + n * torch.arange(runs)[:, None]", "", "all runs pick from the first"),
+    Cell("digits-code", "(1 - t) / t * slope", "(1 - t) ** 2 / t * slope", "a gain with one factor too many"),
+    Cell("digits-claims", "part = slice(32, 64)", "part = slice(0, 32)", "the error of the half that was seen"),
+    Cell("source-code", "steps=6, differentiable", "steps=1, differentiable", "optimised through another solver"),
 ]

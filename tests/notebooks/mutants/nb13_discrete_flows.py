@@ -38,7 +38,7 @@ MUTANTS = [
     Library(
         "tokens.token_bound", "weight / (1 - kappa)", "1.1 * weight / (1 - kappa)", "a bound ten per cent too high"
     ),
-    Cell("correct-code", "torch.tensor(1 - w)), 1.0", "torch.tensor(1 - w)), 0.9", "correctors that leave masks"),
+    Cell("correct-code", "step(then, 1.0)", "step(then, 0.9)", "correctors that leave masks"),
     Cell("correct-code", "if k >= 0.4 else ignorant", "if k >= 0.0 else ignorant", "a network that is right early"),
     Cell("correct-code", "even(calls // 2)", "even(calls)", "correctors on top of all steps"),
     Cell("infill-code", "table[:, 0] = fixed", "pass", "nothing is clamped"),
@@ -55,4 +55,34 @@ MUTANTS = [
     Library("models.TokenMLP.forward", "x + self.place", "x", "one embedding for all positions", at="digits-code"),
     Cell("infill-digits", "known.to(device)", "known.flip(1).to(device)", "the known half in the wrong place"),
     Cell("infill-digits", "known.to(device), held_out.y", "None, held_out.y", "nothing is known"),
+    Cell("velocity-code", "= posterior[:, i]", "= posterior[:, i - 1]", "the posterior of another position"),
+    Cell("sampling-code", "posterior(x, t)", "posterior(x, (t + s) / 2)", "the posterior in the middle of the step"),
+    Cell("sampling-law", ".abs().sum() / 2", ".abs().sum()", "the sum of |p - q| without its half"),
+    Cell("sampling-law", "every(source[:, None], law.ndim)[:, 0]", "law.flatten()", "steps that start at the law"),
+    Library(
+        "tokens._by_steps",
+        "times[k], kappas[k], kappas[k + 1]",
+        "times[k + 1].clamp(max=0.999), kappas[k], kappas[k + 1]",
+        "the network is told the end of the step",
+        at="sampling-claims",
+    ),
+    Cell("sampling-order", "torch.exp(-(m - k) / (1 - k))", "torch.exp(-(m - k))", "a control that hardly jumps"),
+    Cell("grids-code", "0.95**agree * 0.05 ** (4 - agree)", "0.5**4 + 0 * agree", "a chain that has no memory"),
+    Cell("order-code", "= token[sure.argmax()]", "= token[sure.argmin()]", "another position's token"),
+    Cell(
+        "losses-code", "away = 1 - one_hot(K, d)", "away = 1 + 0 * one_hot(K, d)", "the present token counts as a jump"
+    ),
+    Cell("losses-code", "logits.softmax(2)", "logits.softmax(1)", "a softmax over positions"),
+    Library(
+        "losses.token_rates", "- stay.expm1())", "+ stay.expm1())", "what leaves, with a wrong sign", at="losses-code"
+    ),
+    Library("losses.token_rates", "-arrive - 1, 0)", "-arrive, 0)", "token_rates without its -u", at="losses-code"),
+    Library("tokens.token_bound", "x_t, 1.0)", "x_t, 0.9)", "a bound ten per cent too low", at="losses-code"),
+    Cell("bound-code", "(1 + places) / 2, weights / 2", "(1 + places) / 2, weights", "quadrature weights of [-1, 1]"),
+    Cell("correct-code", "torch.tensor(1 - w, ", "torch.tensor(1 - w / 2, ", "a corrector that asks at a later time"),
+    Cell("correct-code", "law.ndim, -1), w)", "law.ndim, -1), w / 2)", "a corrector with half of its noise"),
+    Cell("infill-code", "k.clamp(min=1e-12)", "k", "a first step that does not know the letter"),
+    Cell("infill-code", "product(clamp(start)) @", "product(start) @", "the letter is not put in place at the start"),
+    Cell("steer-code", "ratio[:, None] / ratio *", "ratio / ratio[:, None] *", "Doob's ratio upside down"),
+    Cell("edit-claims", "A(k)[:, None] / A(k)", "A(k) / A(k)[:, None]", "rates of insertion upside down"),
 ]

@@ -49,4 +49,22 @@ MUTANTS = [
     Cell(
         "latent-code", "lost = digits.x - decoded(z)", "lost = 0.1 * (digits.x - decoded(z))", "a tenth of the residual"
     ),
+    Library(
+        "training.fit", "done / (9 + done)", "done / (99 + done)", "an average that forgets too fast", "opening-code"
+    ),
+    Cell("data-code", "features[name]) / floors[name]", 'features[name]) / floors["pixels"]', "one floor for all"),
+    Cell(
+        "data-samplers",
+        "torch.linalg.cholesky(x.T.cov() + 1e-4 * torch.eye(64))",
+        "(x.var(0) + 1e-4).sqrt().diag()",
+        "Gaussians without covariances",
+    ),
+    Cell("bits-code", "64, levels=8)", "64, levels=9)", "levels of another width"),
+    Cell("bits-claims", ".log2().mean((1, 2))", ".log().mean((1, 2))", "pixels counted in nats"),
+    Cell("bits-claims", "sum(0) for k in range(10)]) + 1 / 17", "sum(0) for k in range(10)]) + 10", "a table too even"),
+    Cell("gpu-code", "get_total_flops() / len(x)", "get_total_flops()", "operations of a batch for those of an image"),
+    Cell("times-code", "0.2 + 0.8 *", "0.5 + 0.8 *", "a density whose integral is 1.3"),
+    Cell("times-code", "jacobian = t * (1 - t)", "jacobian = t * (1 - t) ** 2", "another Jacobian"),
+    Cell("times-code", "[(jacobian / rho * du)[", "[(1 / rho * du)[", "an integral without its Jacobian"),
+    Cell("latent-code", "return (x - centre) @", "return x @", "codes of pictures that are not centred"),
 ]
