@@ -403,8 +403,8 @@ more_steps = Choice(
     after="Then open the boxes below.",
     why=(
         "The error is in the velocity, not in how it is followed. For a label the network has seen the sources of one "
-        "sector only; noise from elsewhere is carried, quite straight, to where that noise would go under any label. "
-        "More steps follow the wrong velocity more faithfully, and that is all."
+        "sector only; noise from elsewhere it never saw with this label, and it carries it, quite straight, to other "
+        "clusters or between them. More steps follow the wrong velocity more faithfully, and that is all."
     ),
     hints=(
         "There are two kinds of error, of the solver and of the velocity. Which of them do more steps reduce?",
