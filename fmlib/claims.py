@@ -213,7 +213,7 @@ def _as_html(row: Row) -> str:
 
 
 def _unbroken(text: str) -> str:
-    """The text as HTML that wraps between its parts only: a number may hold a hyphen, where a browser would break it."""
+    """The text as HTML that wraps between its parts only: a browser would break a number at its hyphen."""
     parts = re.split(r" (?=within |apart by )", text)
     return " ".join(f"<span style='white-space:nowrap'>{html.escape(part)}</span>" for part in parts)
 
