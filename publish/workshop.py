@@ -191,10 +191,13 @@ BODIES = {"figure": _figure, "formula": _formula, "claim": _claim, "code": _code
 
 
 def _exercise(exercise) -> str:
-    """The question and its options; the solution and why appear with the next step."""
-    answer = highlight(exercise.reference, PythonLexer(), CODE)
-    why = MARKDOWN.render(exercise.why)
-    return f"{MARKDOWN.render(exercise.markdown)}<div class='fragment'>{answer}{why}</div>"
+    """The question and its options, and the code of a bug to find; the solution and why come with the next step."""
+    answer = highlight(exercise.reference, PythonLexer(), CODE) + MARKDOWN.render(exercise.why)
+    body = f"<div class='fragment' data-fragment-index='0'>{answer}</div>"
+    if exercise.task == "find the bug":  # the right code takes the place of the wrong one
+        given = highlight(exercise.given, PythonLexer(), CODE)
+        body = f"<div class='r-stack'><div class='fragment fade-out' data-fragment-index='0'>{given}</div>{body}</div>"
+    return MARKDOWN.render(exercise.markdown) + body
 
 
 def _mathematics(content: str, options: dict) -> str:

@@ -1,9 +1,12 @@
 """The plan's minutes find their slides, and a room knows whether every notebook is there."""
 
+import html
 import json
+import re
 
 import pytest
 
+from fmlib import exercises
 from publish import room, workshop
 
 PLAN = """## 40 minutes: what it is
@@ -44,6 +47,16 @@ def test_minutes_of_every_plan_follow_each_other():
         assert [a for _, a in times[:-1]] == [b for b, _ in times[1:]], plan.splitlines()[0]
     named = {key for key in workshop.minutes("## " + "\n## ".join(plans)) if key[0].isdigit() and "title" not in key}
     assert named <= sections, named - sections
+
+
+def test_the_slide_of_a_bug_shows_the_wrong_code_before_the_right_one():
+    bugs = [exercise for exercise in exercises.every() if exercise.task == "find the bug"]
+    assert len(bugs) > 5
+    for exercise in bugs:
+        shown = workshop._exercise(exercise).split("<div class='fragment' ")
+        given, solution = (html.unescape(re.sub(r"<.*?>", "", part)) for part in shown)
+        assert exercise.given.strip() in given and exercise.given.strip() not in solution, exercise.number
+        assert exercise.reference.strip() in solution and exercise.reference.strip() not in given, exercise.number
 
 
 def test_a_room_knows_every_notebook(tmp_path):
