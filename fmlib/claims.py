@@ -2,6 +2,7 @@
 
 import html
 import math
+import re
 from typing import NamedTuple
 
 import torch
@@ -195,16 +196,26 @@ def _margin(row: Row) -> str:
 
 
 def _as_html(row: Row) -> str:
-    """The row as blocks side by side, which come to lie below one another on a narrow page; no number is broken."""
-    number = "flex:0 1 auto;min-width:11em;white-space:nowrap"
-    parts = [
-        ("flex:1 1 20em", f"{TICK} {html.escape(row.statement)}"),
-        (number, f"measured <b>{html.escape(row.measured)}</b>"),
-        (number, html.escape(row.expectation)),
+    """What is claimed, and beside it the numbers in columns; on a narrow page below it, and no number is broken."""
+    measured, worst, of = row.measured.partition(" (the worst")
+    numbers = [
+        ("flex:1 1 24em", f"measured <b>{_unbroken(measured)}</b> {_unbroken(worst + of)}"),
+        ("flex:1 1 24em", _unbroken(row.expectation)),
         ("flex:0 0 6em;white-space:nowrap;opacity:0.75", f"{_margin(row)} used" if _margin(row) else ""),
     ]
-    inner = "".join(f"<span style='{style}'>{text}</span>" for style, text in parts)
-    return f"<div style='display:flex;flex-wrap:wrap;column-gap:1.2em;padding:1px 0;{LINE}'>{inner}</div>"
+    inner = "".join(f"<span style='{style}'>{text}</span>" for style, text in numbers)
+    wrap = "display:flex;flex-wrap:wrap;column-gap:1em"
+    return (
+        f"<div style='{wrap};padding:1px 0;{LINE}'>"
+        f"<span style='flex:1 1 18em'>{TICK} {html.escape(row.statement)}</span>"
+        f"<span style='{wrap};flex:0 1 57em'>{inner}</span></div>"
+    )
+
+
+def _unbroken(text: str) -> str:
+    """The text as HTML that wraps between its parts only: a browser would break a number at its hyphen."""
+    parts = re.split(r" (?=within |apart by )", text)
+    return " ".join(f"<span style='white-space:nowrap'>{html.escape(part)}</span>" for part in parts)
 
 
 def _numbers(name: str, value) -> torch.Tensor:

@@ -13,7 +13,9 @@ import tempfile
 import time
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+NOTEBOOKS = os.path.join(ROOT, "notebooks")
 FREE = 1e9  # bytes: the course itself writes little
+PATIENCE = 90  # seconds for JupyterLab to answer: a cold disk and a virus scanner take many
 START = time.time()
 
 
@@ -77,6 +79,7 @@ def check_jupyter():
         command = [sys.executable, "-m", "jupyterlab", "--no-browser", f"--port={port}", "--ServerApp.port_retries=0"]
         command += ["--IdentityProvider.token=room", "--ServerApp.root_dir=" + folder, "--allow-root"]
         server = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        began = time.time()
         try:
             while True:
                 try:
@@ -86,8 +89,11 @@ def check_jupyter():
                         kernels = json.load(answer)["kernelspecs"]
                     break
                 except OSError:
-                    if server.poll() is not None or time.time() - START > 45:
+                    if server.poll() is not None:
                         raise NotReady("JupyterLab does not start: run `make lab` and read what it says") from None
+                    if time.time() - began > PATIENCE:
+                        late = f"JupyterLab did not answer within {PATIENCE} s"
+                        raise NotReady(f"{late}: close other programs and run this again") from None
                     time.sleep(0.3)
         finally:
             server.terminate()
@@ -123,9 +129,45 @@ def check_data():
     return "data loads offline"
 
 
+def check_notebooks(folder=NOTEBOOKS):
+    """Every notebook that has exercises is there and can be read, and everything that it imports is installed."""
+    import ast
+    import importlib
+    import json
+
+    from fmlib import exercises
+
+    known = sorted({int(exercise.number.split(".")[0]) for exercise in exercises.every()})
+    names = {int(name[:2]): name for name in os.listdir(folder) if name[:2].isdigit() and name.endswith(".ipynb")}
+    missing = ", ".join(f"{number:02d}" for number in known if number not in names)
+    if missing:
+        raise NotReady(f"of {len(known)} notebooks {missing} is missing in {folder}: run `git restore notebooks`")
+    for number in known:
+        try:
+            with open(os.path.join(folder, names[number]), encoding="utf-8") as file:
+                cells = json.load(file)["cells"]
+        except (ValueError, KeyError):
+            raise NotReady(f"{names[number]} is damaged: run `git restore notebooks`") from None
+        sources = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+        for node in (node for source in sources for node in ast.walk(ast.parse(source))):
+            modules = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom):
+                modules = [node.module]
+            for module in modules:
+                try:
+                    importlib.import_module(module)
+                except ImportError as error:
+                    reason = f"notebook {number:02d} needs {module}: {error}"
+                    raise NotReady(f"{reason}; run `make install`") from None
+    return f"{len(known)} notebooks"
+
+
+CHECKS = (check_python, check_packages, check_disk, check_data, check_notebooks, check_training, check_jupyter)
+
+
 def main():
     found = []
-    for check in (check_python, check_packages, check_disk, check_data, check_training, check_jupyter):
+    for check in CHECKS:
         try:
             found.append(check())
         except NotReady as problem:

@@ -100,7 +100,8 @@ def slides(notebook) -> str:
     described, plan = common.captions(notebook), minutes((HERE / "WORKSHOP.md").read_text())
     every = {f"exercise-{e.number.replace('.', '-')}-check": e for e in exercises.every()}
     title, promise = (notebook.cells[0].source.split("\n\n") + [""])[:2]
-    found = [_slide(MARKDOWN.render(f"{title}\n\n{promise}"), plan.get("title", ""), "title")]
+    opening = f"{title.removeprefix('# ').split('.')[0]}. title"
+    found = [_slide(MARKDOWN.render(f"{title}\n\n{promise}"), plan.get(opening, ""), "title")]
     heading = ""
     for cell in notebook.cells:
         if cell.cell_type == "markdown" and cell.source.startswith("## "):
@@ -110,32 +111,43 @@ def slides(notebook) -> str:
         if kind is None or "skip" in tags:
             continue
         body = _exercise(every[cell.id]) if kind == "exercise" else BODIES[kind](cell, described.get(cell.id, ""))
-        number = heading.removeprefix("## ").split(" ")[0] or "title"
+        number = heading.removeprefix("## ").split(" ")[0] or opening
         notes = plan.get(f"exercise {every[cell.id].number}" if kind == "exercise" else number, plan.get(number, ""))
         found.append(_slide(MARKDOWN.render(heading) + body, notes, kind))
     return _fill("slides.html", title=html.escape(common.title(notebook)), body="\n".join(found))
 
 
 def minutes(plan: str) -> dict[str, str]:
-    """What the first table of the plan that names a section says of it: "1.2" -> "minutes 6-11: The path. ...".
+    """What every plan says of a section where it first names it: "1.2" -> "**40 minutes**, 6-11: The path. ...".
 
-    An exercise is found under "exercise 1.1", the first row under "title". The last column says what to leave out.
+    An exercise is found under "exercise 1.1", a notebook's opening under "1. title". The last column says what to leave
+    out.
     """
-    found = {}
+    found, heading = {}, ""
     for line in plan.splitlines():
+        if line.startswith("## "):
+            heading = line.removeprefix("## ").split(":")[0]
         cells = [cell.strip() for cell in line.strip("|").split("|")]
         if len(cells) != 4 or not re.fullmatch(r"\d+-\d+", cells[0]):
             continue
         time, what, where, late = cells
-        text = f"Minutes {time}: {what}" + ("" if late == "-" else f" When late: {late}.")
-        named = [f"exercise {number}" for number in re.findall(r"[Ee]xercises? (\d+\.\d+)", what)]
-        for key in [*named, *([] if named else re.findall(r"\d+\.\d+", where)), *["title"] * (not found)]:
-            found.setdefault(key, text)
+        text = f"**{heading}**, {time}: {what}" + ("" if late == "-" else f" When late: {late}.")
+        named = re.findall(r"[Ee]xercises? (\d+\.\d+)(?: and (\d+\.\d+))?", what)
+        for key in [*(f"exercise {number}" for pair in named for number in pair if number), *_places(where)]:
+            found.setdefault(key, {}).setdefault(heading, text)
+    return {key: "\n\n".join(texts.values()) for key, texts in found.items()}
+
+
+def _places(where: str) -> list[str]:
+    """ "1. title" and sections: "2.1, 5.8 to 5.10" -> ["2.1", "5.8", "5.9", "5.10"]."""
+    found = re.findall(r"\d+\. title", where)
+    for notebook, first, last in re.findall(r"(\d+)\.(\d+)(?: to \d+\.(\d+))?", where):
+        found += [f"{notebook}.{k}" for k in range(int(first), int(last or first) + 1)]
     return found
 
 
 def _slide(body: str, notes: str, kind: str) -> str:
-    aside = f"<aside class='notes'>{MARKDOWN.renderInline(notes)}</aside>" if notes else ""
+    aside = f"<aside class='notes'>{MARKDOWN.render(notes)}</aside>" if notes else ""
     return f"<section class='{kind}'>{body}{aside}</section>"
 
 
@@ -179,10 +191,13 @@ BODIES = {"figure": _figure, "formula": _formula, "claim": _claim, "code": _code
 
 
 def _exercise(exercise) -> str:
-    """The question and its options; the solution and why appear with the next step."""
-    answer = highlight(exercise.reference, PythonLexer(), CODE)
-    why = MARKDOWN.render(exercise.why)
-    return f"{MARKDOWN.render(exercise.markdown)}<div class='fragment'>{answer}{why}</div>"
+    """The question and its options, and the code of a bug to find; the solution and why come with the next step."""
+    answer = highlight(exercise.reference, PythonLexer(), CODE) + MARKDOWN.render(exercise.why)
+    body = f"<div class='fragment' data-fragment-index='0'>{answer}</div>"
+    if exercise.task == "find the bug":  # the right code takes the place of the wrong one
+        given = highlight(exercise.given, PythonLexer(), CODE)
+        body = f"<div class='r-stack'><div class='fragment fade-out' data-fragment-index='0'>{given}</div>{body}</div>"
+    return MARKDOWN.render(exercise.markdown) + body
 
 
 def _mathematics(content: str, options: dict) -> str:

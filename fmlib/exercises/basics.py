@@ -738,7 +738,8 @@ def _is_stale(call: Callable) -> str:
     call(u, torch.optim.SGD(u.parameters(), rate), x_1, steps)
     seen, weights = list(u.seen), [weight.detach() for weight in u.parameters()]
     if len(seen) != steps:
-        return f"With steps = {steps} your loop asks the network {len(seen)} times. Each step asks it once."
+        times = f"{len(seen)} time{'s' * (len(seen) != 1)}"
+        return f"With steps = {steps} your loop asks the network {times}. Each step asks it once."
     if any(x.shape != x_1.shape for x, _ in seen):
         return f"The network is given points of shape {tuple(seen[0][0].shape)}, and x_1 has {tuple(x_1.shape)}."
     if all(not weight.any() for weight in weights):

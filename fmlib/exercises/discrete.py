@@ -53,9 +53,9 @@ posterior = Function(
     ),
     given="""def answer(x, data, K, t):
     agree = ____  # of each word with each row of the data
-    odds = ____
-    weights = ____
-    tokens = ____
+    odds = ____  # how much likelier one agreement makes a row, at each t
+    weights = ____  # of the rows, for each word
+    tokens = ____  # of the rows, as 0 and 1, (N, d, K)
     return ____""",
     reference=_POSTERIOR,
     why=(
@@ -156,8 +156,8 @@ equal_pair = Choice(
     number="13.2",
     task="predict",
     question=(
-        "Words of two letters that are always equal: aa or bb, half each. Masks, an even grid, and the *exact* "
-        "posterior. How often do the two letters of a drawn word differ, in one step and in four?"
+        "Words of two letters that are always equal: aa or bb, half each. Masks, steps of equal length, and the "
+        "*exact* posterior. How often do the two letters of a drawn word differ, in one step and in four?"
     ),
     options={
         "a": (

@@ -291,6 +291,12 @@ def test_an_error_deep_inside_torch_is_blamed_on_the_learners_line(capsys):
     assert f"in line {answer.__code__.co_firstlineno + 1}" in velocity.check(answer).message
 
 
+def test_shapes_that_do_not_go_together_are_explained_where_there_is_no_time(capsys):
+    q = exercises.discrete.by_events
+    assert q.reference.count("u[:, j : j + 1]") == 1
+    assert "shape (n,), goes with (n, d) as a[:, None]" in told(q, q.reference.replace("u[:, j : j + 1]", "u[:, j]"))
+
+
 def test_addresses_never_appear(capsys):
     velocity.check(answer_of(FUNCTION + "    raise ValueError(object())"))
     assert "0x" not in capsys.readouterr().out
@@ -916,6 +922,7 @@ def test_a_right_step_is_right_however_it_is_written(source, capsys, monkeypatch
         ("network(x_t, t)", "network(x_t, t).detach()", "error", "The loss is cut off from the network"),
         ("sum(1).mean()", "sum(1)", "error", "take the mean over the batch"),
         (LINES[4], LINES[4] + "\n" + LINES[4], "error", "Compute the loss anew"),
+        ("\n".join(LINES[1:6]), "\n".join([*LINES[2:4], LINES[5], LINES[4]]), "error", "loss.backward() before it"),
         ("loss.backward()", "(loss + network.out.sum()).backward()", "wrong", "its gradient is not. Is a part of it"),
         (".sum(1).mean()", ".mean()", "wrong", "0.5 times as long"),
         (".sum(1).mean()", ".sum()", "wrong", "5 times as long"),
