@@ -1,5 +1,7 @@
 """Guided sampling of digits: `guidance.classifier_free`, one batch of both halves, against two calls of the network."""
 
+from collections.abc import Iterator
+
 import torch
 
 from benchmarks.timing import Row, compare
@@ -9,8 +11,8 @@ from fmlib.models import ResidualMLP
 NULL, WEIGHT = 10, 2.0
 
 
-def rows(quick: bool) -> list[Row]:
-    place, found = devices.device_of(), []
+def rows(quick: bool) -> Iterator[Row]:
+    place = devices.device_of()
     torch.manual_seed(0)
     network = ResidualMLP(64, classes=11).to(place).eval()
     with torch.no_grad():
@@ -29,5 +31,4 @@ def rows(quick: bool) -> list[Row]:
         a, b, ratio = compare(*sides)
         apart = (sides[0]() - sides[1]()).abs().max().item()
         name = f"guided digits, midpoint steps: {options['steps']}, batch {n}"
-        found.append(Row(name, "two calls", a, b, ratio, wanted, f"images apart by at most {apart:.0e}"))
-    return found
+        yield Row(name, "two calls", a, b, ratio, wanted, f"images apart by at most {apart:.0e}")

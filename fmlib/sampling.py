@@ -12,6 +12,7 @@ from fmlib import _validate, devices, solvers
 RECORDED = 2**19  # numbers in a network's widest layer, below which a GPU waits for Python to launch the next kernel
 WORTH = 8  # steps from which a recording pays: it costs about as much as five (measured on an H200)
 NEVER_CUT = 64  # rows that are never cut
+PART = 2**21  # bytes a core of what the widest layer puts out; half as many or twice are no faster (measured on a CPU)
 
 
 class Trajectory(NamedTuple):
@@ -197,10 +198,8 @@ def rows_together(chunk: int | str | None, velocity, x_0: Tensor) -> int:
         return _validate.count("chunk", chunk)
     if not is_rowwise(velocity) or x_0.device.type != "cpu" or len(x_0) <= NEVER_CUT:
         return len(x_0)
-    # What the widest layer puts out should fit the second-level cache of the cores that share the work
-    cache = torch.cpu.get_capabilities().get("l2_cache_size") or 2**20
     size = 2 if torch.is_autocast_enabled("cpu") else x_0.element_size()
-    return max(NEVER_CUT, cache * torch.get_num_threads() // (_widest(velocity, x_0) * size))
+    return max(NEVER_CUT, PART * torch.get_num_threads() // (_widest(velocity, x_0) * size))
 
 
 def _widest(velocity, x_0: Tensor) -> int:

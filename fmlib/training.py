@@ -110,6 +110,7 @@ def fit(
     if world.size > 1:  # gives all processes the weights of the first
         step = nn.parallel.DistributedDataParallel(step, [device] if device.type == "cuda" else None)
     averaged = _copied(model)
+    weights = list(zip(averaged.parameters(), model.parameters(), strict=True))  # found once, not at every step
     optimizer = torch.optim.Adam(model.parameters(), learning_rate, fused=True)
     losses = torch.zeros(steps, device=device)
     run = Run(model, averaged, optimizer, losses, identity, disk, disk is not None and world.rank == 0)
@@ -129,8 +130,11 @@ def fit(
                 nn.utils.clip_grad_norm_(model.parameters(), clip)
             optimizer.step()
             due = run.due(done)
-            if ema or due or done == steps or on_step is not None:  # a mere copy is made where it is looked at
-                _average(averaged, model, min(ema, done / (9 + done)))
+            seen = due or done == steps or on_step is not None
+            if ema or seen:  # a mere copy is made where it is looked at
+                _average(weights, min(ema, done / (9 + done)))
+            if seen:
+                _copy_buffers(averaged, model)
             bar.update()
             if due or done % BETWEEN_CHECKS == 0 or done == steps:
                 _stop_unless_finite(losses[checked:done], checked, model, optimizer, world)
@@ -239,13 +243,16 @@ def _decay(step: int, steps: int, warmup: int) -> float:
     return min(1.0, (step + 1) / (warmup + 1)) * (1 + math.cos(math.pi * step / steps)) / 2
 
 
-def _average(averaged: nn.Module, model: nn.Module, decay: float) -> None:
-    with torch.no_grad():
-        pairs = zip(averaged.parameters(), model.parameters(), strict=True)
-        mine, theirs = zip(*(pair for pair in pairs if pair[1].requires_grad), strict=True)  # the others never move
-        torch._foreach_lerp_(mine, theirs, 1 - decay)
-        for mine, theirs in zip(averaged.buffers(), model.buffers(), strict=True):
-            mine.copy_(theirs)
+@torch.no_grad()
+def _average(weights: list[tuple[Tensor, Tensor]], decay: float) -> None:
+    """Move each average towards its weight. Those that are frozen never move, and may be integers."""
+    mine, theirs = zip(*(pair for pair in weights if pair[1].requires_grad), strict=True)
+    torch._foreach_lerp_(mine, theirs, 1 - decay)
+
+
+def _copy_buffers(averaged: nn.Module, model: nn.Module) -> None:
+    for mine, theirs in zip(averaged.buffers(), model.buffers(), strict=True):
+        mine.copy_(theirs)
 
 
 def _stop_unless_finite(new: Tensor, start: int, model: nn.Module, optimizer, world: devices.Processes) -> None:

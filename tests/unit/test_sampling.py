@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import kstest
 
-from fmlib import solvers
+from fmlib import sampling, solvers
 from fmlib.exact import DataPath, MixturePath
 from fmlib.models import MLP, ResidualMLP, UNet
 from fmlib.sampling import is_rowwise, sample
@@ -265,7 +265,7 @@ def test_in_chunks_as_in_one_with_conditions_cut_alike(return_path):
 
 
 def test_auto_chunks_fit_the_cache_and_are_for_networks_on_the_cpu_alone(monkeypatch):
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"l2_cache_size": 2**20})
+    monkeypatch.setattr(sampling, "PART", 2**20)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     sizes = []
 
@@ -448,7 +448,7 @@ def test_whole_numbers_of_numpy_are_whole_numbers(kind):
 
 
 def test_a_step_of_ones_own_takes_all_rows_unless_told_otherwise(monkeypatch):
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"l2_cache_size": 2**10})
+    monkeypatch.setattr(sampling, "PART", 2**10)
     sizes, x_0, label = [], normal(200, 2).float(), torch.arange(200) % 5
 
     def step(velocity, x, t, s):
@@ -515,7 +515,7 @@ class Half:
 
 
 def test_a_wrapper_that_says_so_goes_in_parts(monkeypatch):
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"l2_cache_size": 2**20})
+    monkeypatch.setattr(sampling, "PART", 2**20)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     x_0, wrapper = torch.randn(3000, 2), Half(MLP(2, 512, 1))
     for method in ("euler", solvers.euler):

@@ -138,6 +138,41 @@ def test_the_average_of_the_weights_by_hand(ema):
     assert torch.equal(seen[-1], weights[-1]) == (ema == 0) and not torch.equal(weights[0], weights[-1])
 
 
+def test_the_average_of_a_weight_that_is_freed_on_the_way_begins_there():
+    model, own, seen = MLP(2, width=4, depth=1).double(), [], []
+    weight = model.layers[0].weight.requires_grad_(False)
+    start = weight.clone()
+
+    def watch(done, averaged):
+        own.append(weight.detach().clone()), seen.append(averaged.layers[0].weight.clone())
+        weight.requires_grad_(done >= 3)
+
+    fit(model, gaussian(50).double(), steps=6, ema=0.5, on_step=watch)
+    expected = start
+    for k in range(6):
+        decay = min(0.5, (1 + k) / (10 + k))
+        expected = decay * expected + (1 - decay) * own[k]
+        torch.testing.assert_close(seen[k], expected)
+    assert torch.equal(own[2], start) and not torch.equal(seen[5], start)
+
+
+def test_the_average_has_the_buffers_of_the_network_wherever_it_is_seen(tmp_path):
+    class Counting(MLP):
+        def __init__(self):
+            super().__init__(2, width=4, depth=1)
+            self.register_buffer("calls", torch.zeros(()))
+
+        def forward(self, x, t):
+            self.calls = self.calls + 1  # another tensor each time
+            return super().forward(x, t)
+
+    calls = []
+    fit(Counting(), gaussian, steps=3, on_step=lambda done, averaged: calls.append(averaged.calls.item()))
+    assert calls == [1, 2, 3]
+    assert fit(Counting(), gaussian, steps=5, checkpoint=Checkpoints(tmp_path, every=2)).model.calls == 5
+    assert checkpoints.read(tmp_path, 4)[0]["calls"] == 4
+
+
 def test_the_model_is_trained_in_place_and_the_average_is_a_copy_for_evaluation():
     model = MLP(2, width=4, depth=1)
     averaged = fit(model, gaussian, steps=3).model
