@@ -39,6 +39,7 @@ help:
 install: $(VENV)/.course
 
 lab: $(VENV)/.course
+	@[ -z "$$HOME" ] || [ -w "$$HOME" ] || [ -n "$$JUPYTER_RUNTIME_DIR" ] || { echo "Jupyter keeps its files in your home, and nothing can be written into '$$HOME': say HOME=/another/folder make lab"; exit 1; }
 	$(BIN)/python -m jupyter lab --LabApp.app_settings_dir=notebooks/lab $(LAB_FLAGS) notebooks/01_basics.ipynb
 
 test:
@@ -123,15 +124,21 @@ cpu-torch:
 	cuda=$$(ls $(PACKAGES) | sed -nE 's/^((nvidia|cuda)_[^-]*|triton)-.*\.dist-info$$/\1/p'); \
 	[ -z "$$cuda" ] || $(BIN)/python -m pip uninstall -y $$cuda >> $(LOG) 2>&1
 
-# These three are parts of recipes.
+# What follows are parts of recipes.
 define ENVIRONMENT
 command -v $(PYTHON) > /dev/null || { echo "Python not found: install Python 3.11 or newer, or say make PYTHON=/path/to/python3"; exit 1; }; \
 $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed, found $$($(PYTHON) --version 2>&1): say make PYTHON=/path/to/python3"; exit 1; }; \
-$(BIN)/python -c 'import pip' > /dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV) || { echo "Could not create $(VENV): is the venv module installed and the disk not full?"; exit 1; }
+for place in . $(wildcard $(VENV)); do [ -w $$place ] || { echo "Nothing can be written into $$(cd $$place && pwd): copy the course to a folder of yours and run make there"; exit 1; }; done; \
+$(BIN)/python -c 'import pip' > /dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV) > /dev/null 2>&1 || { \
+	if $(FULL); then echo "$(NO_SPACE)"; else echo "Could not create $(VENV): is Python's venv module installed (on Debian and Ubuntu the package python3-venv)?"; fi; exit 1; }
 endef
 
+# A full disk may have had no room for the log that would say so.
+FULL = [ "$$(df -Pk . | awk 'NR == 2 { print $$4 }')" -lt 20000 ] 2> /dev/null
+NO_SPACE = No space left on the disk while installing: free about 3 GB (12 GB with CUDA) and run make again
+
 define REASON
-if grep -qi 'no space left' $(LOG); then echo "No space left on the disk while installing: free about 3 GB (12 GB with CUDA) and run make again"; \
+if $(FULL) || grep -qiE 'no space left|quota exceeded' $(LOG); then echo "$(NO_SPACE)"; \
 elif grep -qiE 'connection|network|name resolution|failed to resolve|timed out|unreachable' $(LOG); then echo "No network while installing: connect and run make again (log: $(LOG))"; \
 else echo "Installing failed: $$(grep -m1 ERROR $(LOG)) (log: $(LOG))"; fi
 endef

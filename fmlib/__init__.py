@@ -30,7 +30,7 @@ from fmlib.runs import Checkpoints
 from fmlib.sampling import sample
 from fmlib.training import fit
 
-__version__ = "0.1.0"
+__version__ = "1.0.0"
 __all__ = [
     "AffinePath",
     "Checkpoints",

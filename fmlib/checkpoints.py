@@ -33,6 +33,11 @@ from fmlib import _validate, models
 
 FORMAT = "fmlib checkpoint 2"
 WITHOUT_DIGEST = "fmlib checkpoint 1"  # still read
+OLD_NAMES = {  # of fmlib 0.1, in a ResidualMLP
+    "embed_time.0.weight": "embed.layers.0.weight",
+    "embed_time.0.bias": "embed.layers.0.bias",
+    "embed_label.weight": "embed.label.weight",
+}
 NETWORKS = {cls.__name__: cls for cls in (models.MLP, models.ResidualMLP, models.UNet, models.TokenMLP)}
 COUNTS_OF_LAYERS = {"depth", "blocks"}  # in a network's config
 LATEST, LOCK, OWNER = "checkpoint.json", ".fmlib-lock", ".fmlib-owner.json"
@@ -297,10 +302,12 @@ def load(folder: str | Path, steps: int | None = None, model: nn.Module | None =
         raise ValueError(f"{file} is of an unknown network {_short(name)!r}; known: {', '.join(NETWORKS)}; give model=")
     try:
         if model is None:
-            model = _built(NETWORKS[name], saved.record["config"], saved.weights)
+            weights = {OLD_NAMES.get(key, key): value for key, value in saved.weights.items()}
+            model = _built(NETWORKS[name], saved.record["config"], weights)
         else:
-            _check_fit(model, saved.weights)
-        model.load_state_dict(saved.weights)
+            weights = saved.weights
+            _check_fit(model, weights)
+        model.load_state_dict(weights)
     except Exception as error:  # a foreign config may raise anything
         kind = type(model).__name__ if model is not None else name
         raise ValueError(f"{file}: the weights do not fit a {kind}: {_short(error)}") from None

@@ -262,6 +262,14 @@ def fetch(name: str) -> Path:
         if pooch.file_hash(str(path)) != digest:
             raise ValueError(f"{path} is damaged (its sha256 is not the published one): delete it to fetch it again")
         return path
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not os.access(path.parent, os.W_OK):
+            raise PermissionError("it is read-only")
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        hint = "set the environment variable FMLIB_DATA_DIR to a folder that you can write"
+        raise OSError(f"the data cache {path.parent} cannot be written ({reason}): {hint}") from None
     reasons = []
     above, _, bare = name.rpartition("/")
     for mirror in MIRRORS[above]:

@@ -15,15 +15,19 @@ import os
 import sys
 import uuid
 
-import ipywidgets
 import matplotlib
 import numpy as np
-import traitlets
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg, RendererAgg
 from matplotlib.figure import Figure
 from PIL import Image
+
+try:
+    import ipywidgets
+    import traitlets
+except ImportError as error:
+    raise ImportError(f"explorers need Jupyter ({error}): pip install 'fmlib[course]'") from None
 
 FRAMES = "application/vnd.fmlib.frames+json"  # for a page without a kernel; displayed only where FMLIB_FRAMES is set
 LIGHT, FRAME, SHARP = 80, 100, 160  # dots per inch: while a control moves, on a page without a kernel, at rest

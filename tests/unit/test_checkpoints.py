@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from helpers import one_sentence
+from safetensors.torch import load_file, save_file
 
 from fmlib import checkpoints
 from fmlib.models import MLP, ResidualMLP, TokenMLP, UNet
@@ -340,6 +341,21 @@ def test_the_first_format_is_still_read(earlier):
     rewrite(earlier, '"note": "a"', '"note": "b"')
     with pytest.raises(ValueError, match="damaged or was edited"):
         checkpoints.load(earlier)
+
+
+def test_a_network_of_version_0_1_is_still_read(earlier):
+    """Its embeddings had other names."""
+    record = json.loads((earlier / "checkpoint.json").read_text())
+    file = earlier / record["weights"]
+    tensors = load_file(file)
+    for new, old in {"embed.layers.0.": "embed_time.0.", "embed.label.": "embed_label."}.items():
+        tensors = {name.replace(new, old): value for name, value in tensors.items()}
+    assert {"embed_time.0.weight", "embed_time.0.bias", "embed_label.weight"} < tensors.keys()
+    record["config"] = {"dim": 2, "width": 4, "blocks": 1, "classes": 3}  # until and highest were not known
+    save_file(tensors, file)
+    record["sha256"] = hashlib.sha256(file.read_bytes()).hexdigest()
+    (earlier / "checkpoint.json").write_text(json.dumps(record, indent=1))
+    assert same(checkpoints.load(earlier)[0], network(1))
 
 
 def test_the_first_format_may_stand_beside_the_second(earlier):

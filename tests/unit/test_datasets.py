@@ -276,6 +276,22 @@ def test_a_broken_download_is_reported_and_not_kept(kind, mirrors, folder):
     assert one_sentence(error) and os.listdir(folder) == []
 
 
+def test_a_cache_that_cannot_be_written_is_said_and_no_mirror_is_asked(tmp_path, monkeypatch):
+    monkeypatch.setattr(pooch, "retrieve", None)
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("FMLIB_DATA_DIR", str(tmp_path / "file"))  # no folder
+    with pytest.raises(
+        OSError, match=r"the data cache .*file cannot be written \(.*exists\): set .* FMLIB_DATA_DIR"
+    ) as error:
+        datasets.mnist()
+    assert one_sentence(error)
+    monkeypatch.setenv("FMLIB_DATA_DIR", str(tmp_path))
+    monkeypatch.setattr(os, "access", lambda path, mode: (path, mode) != (tmp_path, os.W_OK))
+    with pytest.raises(OSError, match=r"the data cache .* cannot be written \(it is read-only\): set") as error:
+        datasets.mnist()
+    assert one_sentence(error)
+
+
 @pytest.mark.parametrize(
     "content, message",
     [

@@ -1,6 +1,7 @@
 """What imports what: every dependency is declared, floors rest on the floors below, and `import fmlib` stays light."""
 
 import ast
+import importlib
 import inspect
 import re
 import statistics
@@ -88,6 +89,15 @@ def test_import_fmlib_loads_nothing_heavy():
     code = "import sys, fmlib; print(*{name.split('.')[0] for name in sys.modules})"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert "torch" in loaded and not HEAVY & set(loaded)
+
+
+@pytest.mark.parametrize("missing", ["ipywidgets", "traitlets"])
+def test_explorers_without_jupyter_say_what_to_install(monkeypatch, missing):
+    for name in ("fmlib.explorers", "fmlib.explorers._explorer"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    monkeypatch.setitem(sys.modules, missing, None)
+    with pytest.raises(ImportError, match=rf"^explorers need Jupyter \(.*{missing}.*\): pip install 'fmlib\[course\]'"):
+        importlib.import_module("fmlib.explorers")
 
 
 def functions(tree: ast.AST):

@@ -49,10 +49,10 @@ class Project:
         for name in ("Makefile", "pyproject.toml", "constraints.txt"):
             shutil.copy(ROOT / name, folder / name)
 
-    def make(self, *arguments: str, **environment: str) -> list[str]:
+    def make(self, *arguments: str, without=(), **environment: str) -> list[str]:
         """The lines printed, those of make's own left out; the outer make's variables do not reach this one."""
         kept = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
-        command = ["make", f"PYTHON={self.python}", *arguments]
+        command = [*without, "make", f"PYTHON={self.python}", *arguments]
         done = subprocess.run(
             command, cwd=self.folder, env=kept | environment, capture_output=True, text=True, timeout=100
         )
@@ -184,6 +184,7 @@ def test_torch_is_cpu_or_nothing(project):
     ("said", "sentence"),
     [
         ("OSError: [Errno 28] No space left on device", "No space left on the disk while installing"),
+        ("OSError: [Errno 122] Disk quota exceeded", "No space left on the disk while installing"),
         ("WARNING: Retrying after connection broken", "No network while installing"),
         ("ERROR: something else", "Installing failed: ERROR: something else"),
     ],
@@ -195,6 +196,45 @@ def test_what_stops_an_installation_is_one_sentence(project, build, said, senten
     (project.folder / "broken").unlink()
     project.make("install", f"TORCH={build}")
     assert project.status == 0  # nothing half done was taken for done
+
+
+@pytest.mark.parametrize("stopped", ["-m venv", "pip install"])
+def test_a_disk_too_full_for_the_log_is_said_all_the_same(project, stopped):
+    fails = PYTHON.replace(f'*"{stopped}"*)', f'*"{stopped}"*) echo cut off >&2; exit 1 ;;\n    *unused*)', 1)
+    (project.folder / "fake").write_text(fails)
+    (project.folder / "df").write_text("#!/bin/sh\necho Filesystem\necho tmpfs 200000 199990 10 100% /\n")
+    (project.folder / "df").chmod(0o755)
+    full = {"PATH": f"{project.folder}:{os.environ['PATH']}"}
+    lines = project.make("install", **full)
+    assert project.status == 2 and lines[-1].startswith("No space left on the disk while installing")
+    assert all(line.startswith("Installing into") for line in lines[:-1]) and len(lines) <= 2
+    (project.folder / "df").unlink()
+    reason = project.make("install")[-1]
+    assert reason.startswith("Could not create .venv" if stopped == "-m venv" else "Installing failed")
+
+
+# Root may write everywhere, but for this.
+NO_ROOT = ["setpriv", "--inh-caps=-dac_override", "--bounding-set=-dac_override"] if os.geteuid() == 0 else []
+
+
+@linux
+@pytest.mark.parametrize("place", [".", ".venv"])
+def test_a_folder_that_cannot_be_written_is_one_sentence(project, place):
+    folder = project.folder / place
+    folder.mkdir(exist_ok=True)
+    folder.chmod(0o500)
+    (line,) = project.make("install", without=NO_ROOT)
+    folder.chmod(0o700)
+    assert project.status == 2 and line.startswith(f"Nothing can be written into {folder.resolve()}: copy the course")
+
+
+def test_a_home_that_cannot_be_written_is_one_sentence(project):
+    project.make("install")
+    (line,) = project.make("lab", HOME="/nonexistent")
+    assert project.status == 2 and "nothing can be written into '/nonexistent'" in line
+    for elsewhere in ({"HOME": str(project.folder)}, {"HOME": "/nonexistent", "JUPYTER_RUNTIME_DIR": "/tmp"}):
+        (line,) = project.make("lab", **elsewhere)
+        assert project.status == 0 and line.startswith(".venv/bin/python -m jupyter lab")
 
 
 @pytest.mark.parametrize("build", ["", "cpu"])
