@@ -374,7 +374,7 @@ one_twist = Function(
     reference=_WEIGH.format("log_w + after - before + log_p - log_r", _SHARE),
     why=(
         "After $k$ steps the weight must be $h_{t_k}(x_{t_k})\\prod p/r$: one twist, the latest. As written it is the "
-        "product of *all* twists on the way, so the same observation counts $k$ times, as if its noise were "
+        "product of *all* twists on the way, so the same measurement counts $k$ times, as if its noise were "
         "$\\sqrt k$ times smaller. Divide by the twist that came in a step before: the product telescopes."
     ),
     hints=(
@@ -414,7 +414,7 @@ one_twist = Function(
         ),
         Wrong(
             _WEIGH.format("log_w + log_p - log_r", _SHARE),
-            "Without any twist nothing is left of the observation but the push, and $p/r$ undoes that: these particles "
+            "Without any twist nothing is left of the measurement but the push, and $p/r$ undoes that: these particles "
             "follow the prior.",
         ),
         Wrong(
