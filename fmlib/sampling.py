@@ -12,7 +12,7 @@ from fmlib import _validate, devices, solvers
 RECORDED = 2**19  # numbers in a network's widest layer, below which a GPU waits for Python to launch the next kernel
 WORTH = 8  # steps from which a recording pays: it costs about as much as five (measured on an H200)
 NEVER_CUT = 64  # rows that are never cut
-PART = 2**21  # bytes a core of what the widest layer puts out; half as many or twice are no faster (measured on a CPU)
+PART = 2**21  # bytes a core of what the widest layer puts out: a quarter, or four times as many, are slower (measured)
 
 
 class Trajectory(NamedTuple):
