@@ -62,6 +62,14 @@ def check_disk():
     return f"{free / 1e9:.0f} GB free"
 
 
+def check_home():
+    """Jupyter has where to write, as `make lab` asks too."""
+    home = os.environ.get("HOME")
+    if home and not os.access(home, os.W_OK) and not os.environ.get("JUPYTER_RUNTIME_DIR"):
+        raise NotReady(f"nothing can be written into the home {home}: say `HOME=/another/folder make lab`")
+    return "a home"
+
+
 def check_jupyter():
     """A JupyterLab server starts on a free port and answers, and the course's kernel is known to it."""
     import json
@@ -76,6 +84,7 @@ def check_jupyter():
         environment = dict(os.environ, **{name: folder for name in names})
         command = [sys.executable, "-m", "jupyterlab", "--no-browser", f"--port={port}", "--ServerApp.port_retries=0"]
         command += ["--IdentityProvider.token=room", "--ServerApp.root_dir=" + folder, "--allow-root"]
+        begun = time.time()  # not START: the checks before this one take long on a machine that reads slowly
         server = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         try:
             while True:
@@ -86,7 +95,7 @@ def check_jupyter():
                         kernels = json.load(answer)["kernelspecs"]
                     break
                 except OSError:
-                    if server.poll() is not None or time.time() - START > 45:
+                    if server.poll() is not None or time.time() - begun > 45:
                         raise NotReady("JupyterLab does not start: run `make lab` and read what it says") from None
                     time.sleep(0.3)
         finally:
@@ -125,7 +134,7 @@ def check_data():
 
 def main():
     found = []
-    for check in (check_python, check_packages, check_disk, check_data, check_training, check_jupyter):
+    for check in (check_python, check_packages, check_disk, check_home, check_data, check_training, check_jupyter):
         try:
             found.append(check())
         except NotReady as problem:
