@@ -64,6 +64,14 @@ def check_disk():
     return f"{free / 1e9:.0f} GB free"
 
 
+def check_home():
+    """Jupyter has where to write, as `make lab` asks too."""
+    home = os.environ.get("HOME")
+    if home and not os.access(home, os.W_OK) and not os.environ.get("JUPYTER_RUNTIME_DIR"):
+        raise NotReady(f"nothing can be written into the home {home}: say `HOME=/another/folder make lab`")
+    return "a home"
+
+
 def check_jupyter():
     """A JupyterLab server starts on a free port and answers, and the course's kernel is known to it."""
     import json
@@ -79,7 +87,7 @@ def check_jupyter():
         command = [sys.executable, "-m", "jupyterlab", "--no-browser", f"--port={port}", "--ServerApp.port_retries=0"]
         command += ["--IdentityProvider.token=room", "--ServerApp.root_dir=" + folder, "--allow-root"]
         server = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        began = time.time()
+        began = time.time()  # not START: the checks before this one take long on a machine that reads slowly
         try:
             while True:
                 try:
@@ -162,7 +170,16 @@ def check_notebooks(folder=NOTEBOOKS):
     return f"{len(known)} notebooks"
 
 
-CHECKS = (check_python, check_packages, check_disk, check_data, check_notebooks, check_training, check_jupyter)
+CHECKS = (
+    check_python,
+    check_packages,
+    check_disk,
+    check_home,
+    check_data,
+    check_notebooks,
+    check_training,
+    check_jupyter,
+)
 
 
 def main():

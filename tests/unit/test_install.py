@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from publish import room
+
 ROOT = Path(__file__).parents[2]
 VERSION = "2.13.0"
 
@@ -235,6 +237,15 @@ def test_a_home_that_cannot_be_written_is_one_sentence(project):
     for elsewhere in ({"HOME": str(project.folder)}, {"HOME": "/nonexistent", "JUPYTER_RUNTIME_DIR": "/tmp"}):
         (line,) = project.make("lab", **elsewhere)
         assert project.status == 0 and line.startswith(".venv/bin/python -m jupyter lab")
+
+
+def test_a_room_without_such_a_home_is_not_ready(tmp_path, monkeypatch):
+    monkeypatch.delenv("JUPYTER_RUNTIME_DIR", raising=False)
+    monkeypatch.setenv("HOME", "/nonexistent")
+    with pytest.raises(room.NotReady, match="nothing can be written into the home /nonexistent"):
+        room.check_home()
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert room.check_home()
 
 
 @pytest.mark.parametrize("build", ["", "cpu"])
