@@ -103,4 +103,24 @@ MUTANTS = [
     Cell("digits-draw", "classifier_free(net, w,", "classifier_free(net, 1.0,", "every weight is 1"),
     Cell("digits-draw", "NULL, interval)", "NULL)", "the interval is ignored"),
     Cell("digits-measure", "clipped = x.clamp(-1, 1)", "clipped = x", "nothing is clipped"),
+    Cell("saving-code", "/ len(value) ** 0.5", "", "the spread of the rows called the error of their mean"),
+    Cell("gaussian-claims", "rule * m / s2 *", "rule * m *", "a tilted mean without the label's precision"),
+    Cell("gaussian-claims", "1 / (rule / s2", "1 / (rule**1.1 / s2", "the tilted law of a larger weight"),
+    Cell(
+        "mixture-code", "(cells, 0, w).softmax(0) @", "(cells, 0, 1.0).softmax(0) @", "a tilt that ignores its weight"
+    ),
+    Cell("noise-code", "w * score_given(x, t)", "w * score_given(x, 0.9 * t)", "one score of an earlier time"),
+    Cell(
+        "noise-code",
+        "return (1 - w) * score(x, t) + w * score_given(x, t)",
+        "return score_given(x, t)",
+        "the law of the label called the tilted one",
+    ),
+    Library("solvers.maruyama", "g**2 / 2 * drift(x, t)", "g / 2 * drift(x, t)", "g for g squared"),
+    Cell("sources-code", "z.repeat_interleave(int(which.sum()), 0)", "z.repeat(int(which.sum()), 1)", "pairs twice"),
+    Cell("digits-train", "< 0.2", "< 0.002", "a label in five hundred hidden"),
+    Cell("digits-draw", "start, steps=25", "start, steps=2", "two steps"),
+    Cell("digits-measure", "values[:, 3]", "values[:, 1]", "the first neighbour for the third"),
+    Cell("digits-measure", "held_out.y[:, None] != y", "held_out.y[:, None] == y", "samples of other classes"),
+    Cell("digits-measure", "near.masked_fill(held_out.y[:, None] != y, torch.inf)", "1 * near", "of any class"),
 ]

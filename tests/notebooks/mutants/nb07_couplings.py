@@ -93,4 +93,31 @@ MUTANTS = [
     Cell("pictures-table", "near - apart / 2", "near - apart", "a score that rewards chance"),
     Cell("pictures-table", "return near - apart / 2", "return near", "a score that rewards being too sure"),
     Cell("pictures-table", "/ (m * (m - 1))", "/ m**2", "distances to oneself counted"),
+    Cell("saves-code", "expected = d + D.square().sum()", "expected = d + D.sum()", "a cost without squares"),
+    Cell("bias-code", ".exp().cumsum(0)", ".exp().cumsum(0).roll(1)", "ties counted as room"),
+    Cell(
+        "bias-measure",
+        "total.sum() / count.sum()",
+        "(total / count.clamp(min=1)).mean()",
+        "a mean of the batches' means",
+    ),
+    Cell(
+        "law-table", "sum(metrics.energy_distance(a, b) for a, b in parts) / 4", "metrics.energy_distance(x, y)", "all"
+    ),
+    Cell("numbers-code", "5.25 - 2 * joint", "5.25 - joint", "a cost with half of its mixed term"),
+    Cell("numbers-code", "r = weight**0.5", "r = weight", "the weight in place of its root, in the limit"),
+    Cell("numbers-code", "0 * c[:len(z)]", "u[:, :c.shape[1]]", "a condition that moves along"),
+    Cell("numbers-measure", "(x_1 - x_0).square().mean().item()", "(x_1 - x_0).square().mean().item() / 2", "half"),
+    Library(
+        "couplings.MinibatchOT.__call__",
+        "torch.cat([b, c], 1)",
+        "torch.cat([b, c.flip(0)], 1)",
+        "conditions of other rows",
+        at="numbers-measure",
+    ),
+    Cell("source-code", "begin = y + sigma * torch.randn_like(y)", "begin = 1 * y", "started without the noise"),
+    Cell("pictures-code", ".repeat_interleave(2, 1).repeat_interleave(2, 2)", ".repeat(1, 2, 2)", "blocks elsewhere"),
+    Cell("pictures-train", "torch.cat([x_1, y], 1)", "torch.cat([x_1, 0 * y], 1)", "a condition that fades"),
+    Cell("pictures-repair", "steps=10, ", "steps=1, ", "one step called converged"),
+    Cell("pictures-table", "norm(dim=2).mean(0)", "norm(dim=2).amin(0)", "the best of three repairs counted"),
 ]

@@ -206,4 +206,19 @@ MUTANTS = [
         "a unit step along the gradient",
     ),
     Cell("obstacle-run", "-(d / (1 - t))", "-(d / (1 - t) ** 1.2)", "a premetric that shrinks too fast"),
+    Cell("handed-code", "sides.argsort(1)", "torch.arange(3).expand(len(x), 3)", "points as they come"),
+    Cell("alternate-code", "2 * pi * torch.rand(n", "pi * torch.rand(n", "half of the directions called all"),
+    Cell("train-clouds-code", "aligned, 1e-2, steps)", "aligned, 1e-2, 5)", "five steps of training"),
+    Cell("marginal-code", "theta < pi * (1 - t)", "theta < pi", "walkers from beyond the antipode"),
+    Cell("steps-run", 'projected("midpoint"', 'projected("euler"', "Euler's method called midpoint"),
+    Cell("train-code", "torch.cat([x.sin(), x.cos()], 1)", "torch.cat([x, x], 1)", "angles with an edge"),
+    Cell("disk-code", " + (r / r.sinh()).log()", "", "a source that the exponential map does not spread"),
+    Cell("disk-code", "(density + growth)", "(density + 3 * growth)", "the growth of rings, cubed"),
+    Cell("disk-claims", "torch.randint(8,", "torch.randint(4,", "walkers to half of the targets"),
+    Cell("jump-code", "clamp_min(1e-9) / (1 - t)", "clamp_min(1e-9)", "no division by the time left"),
+    Cell("jump-code", "way.abs() < pi * (1 - t)", "way.abs() < pi", "walkers that are everywhere"),
+    Cell(
+        "obstacle-code", "/ values[1:60])", "/ values[1:60].sqrt())", "the distance of commuting for the biharmonic one"
+    ),
+    Cell("obstacle-code", "vectors[:, 1:60] / values[1:60]", "vectors[:, 1:12] / values[1:12]", "eleven eigenvectors"),
 ]
