@@ -65,8 +65,8 @@ def classifier(velocity, log_prob: Callable[..., Tensor], path: AffinePath = Aff
     label at the *noisy* point x, differentiable in x; rows must not depend on each other. w times it guides by the
     weight w. path: of `velocity`.
 
-    Returns a velocity (x, t, label), with a label for each row of x. b_t is infinite at t = 0, a ValueError: start a little later, as in
-    `sample(guided, x_0, t=(1e-3, 1.0), label=y)`. The graph is kept where autograd records, so
+    Returns a velocity (x, t, label), with a label for each row of x. b_t is infinite at t = 0, a ValueError: start a
+    little later, as in `sample(guided, x_0, t=(1e-3, 1.0), label=y)`. The graph is kept where autograd records, so
     `likelihood.log_likelihood` knows the density. Raises TypeError or ValueError for a `log_prob` that returns another
     shape or has no gradient in x, and for anything else.
 
