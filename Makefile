@@ -26,7 +26,7 @@ help:
 	@echo "make test-notebooks  every notebook in a fresh kernel, unsolved and solved"
 	@echo "make test-browser    JupyterLab and the site in a headless Chromium"
 	@echo "make run             execute every notebook and store its outputs"
-	@echo "make mutants         wrong versions of the notebooks, each of which a claim must catch (20 minutes)"
+	@echo "make mutants         wrong versions of the notebooks, each of which a claim must catch (MINUTES=10: the last changed)"
 	@echo "make bench           speed beside the peers, into benchmarks/RESULTS.md (QUICK=1: a glance, not stored)"
 	@echo "make workshop        build/workshop: notebooks, slides, handout and plan for a workshop"
 	@echo "make check-room      is this machine ready for the workshop?"
@@ -70,7 +70,7 @@ run: $(VENV)/.dev
 	$(BIN)/python -m tests.notebooks.run $(NOTEBOOKS)
 
 mutants: $(VENV)/.dev
-	$(ONE_THREAD) $(BIN)/python -m tests.notebooks.mutate $(NOTEBOOKS)
+	$(ONE_THREAD) $(BIN)/python -m tests.notebooks.mutate $(if $(MINUTES),--minutes $(MINUTES)) $(NOTEBOOKS)
 
 # The peers live in an environment of their own.
 bench:

@@ -80,7 +80,7 @@ class Counted:
 
 def rows(quick: bool) -> Iterator[Row]:
     torch.manual_seed(0)
-    networks = {"MLP": TokenMLP(POSITIONS, VOCABULARY), "two-layer transformer": Transformer()}
+    networks = {"MLP": TokenMLP(POSITIONS, VOCABULARY), "two-layer transformer of width 64": Transformer()}
     wanted = {("mask", "MLP"): ">= 2.5"}
     for name, network in networks.items():
         for source in ("mask", "uniform"):
@@ -90,6 +90,8 @@ def rows(quick: bool) -> Iterator[Row]:
                 yield _timed(name, network, source, BATCH, 128, want)  # more steps than positions
             if not quick:
                 yield _timed(name, network, source, 1, 32, ">= 1")
+    if not quick:  # the larger the network, the less is won beside it
+        yield _timed("two-layer transformer of width 128", Transformer(128), "mask", BATCH, 32, ">= 1")
     for source in ("mask", "uniform"):
         for n in (4,) if quick else (4, 16):
             yield _apart(source, n)

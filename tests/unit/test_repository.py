@@ -3,6 +3,7 @@
 import importlib
 import json
 import re
+import subprocess
 import tomllib
 from pathlib import Path
 
@@ -147,3 +148,16 @@ def test_every_mutant_finds_what_it_replaces(path):
             assert not mutant.at or mutant.at in cells, mutant.at
         else:
             assert mutate.replaced(cells[mutant.id], mutant.old, mutant.new, f"cell {mutant.id}")
+
+
+@pytest.mark.parametrize("git", [True, False])
+def test_mutants_in_a_few_minutes_begin_with_what_changed_last(git, monkeypatch):
+    def log(command, **_):
+        if not git:
+            raise FileNotFoundError("git")
+        seconds = 9 if any("03_" in part for part in command) else 5 if any("nb02_" in part for part in command) else 2
+        return subprocess.CompletedProcess(command, 0, f"{seconds}\n")
+
+    monkeypatch.setattr(mutate.subprocess, "run", log)
+    order = [path.name[:2] for path in mutate.last_changed_first(NOTEBOOKS, day=len(NOTEBOOKS) + 4)]
+    assert order[:2] == (["03", "02"] if git else ["05", "06"]) and sorted(order) == [p.name[:2] for p in NOTEBOOKS]
