@@ -67,7 +67,7 @@ MUTANTS = [
         at="sampling-claims",
     ),
     Cell("sampling-order", "torch.exp(-(m - k) / (1 - k))", "torch.exp(-(m - k))", "a control that hardly jumps"),
-    Cell("grids-code", "0.95**agree * 0.05 ** (4 - agree)", "0.5**4 + 0 * agree", "a chain that has no memory"),
+    Cell("grids-code", "0.95**agree * 0.05 ** (4 - agree)", "0.5**4 * agree**0", "a chain that has no memory"),
     Cell("order-code", "= token[sure.argmax()]", "= token[sure.argmin()]", "another position's token"),
     Cell(
         "losses-code", "away = 1 - one_hot(K, d)", "away = 1 + 0 * one_hot(K, d)", "the present token counts as a jump"
