@@ -198,8 +198,9 @@ def _margin(row: Row) -> str:
 def _as_html(row: Row) -> str:
     """What is claimed, and beside it the numbers in columns; on a narrow page below it, and no number is broken."""
     measured, worst, of = row.measured.partition(" (the worst")
+    worst = f" {_unbroken('(the worst' + of)}" if worst else ""
     numbers = [
-        ("flex:1 1 24em", f"measured <b>{_unbroken(measured)}</b> {_unbroken(worst + of)}"),
+        ("flex:1 1 24em", f"measured <b>{_unbroken(measured)}</b>{worst}"),
         ("flex:1 1 24em", _unbroken(row.expectation)),
         ("flex:0 0 6em;white-space:nowrap;opacity:0.75", f"{_margin(row)} used" if _margin(row) else ""),
     ]

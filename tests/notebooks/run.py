@@ -94,20 +94,21 @@ def clean(notebook) -> None:
 def fit(notebook, limit: int = LIMIT) -> None:
     """Store the largest pictures at half their resolution, one by one, until the notebook has at most `limit` bytes.
 
-    They were drawn twice as fine as they are shown.
+    They were drawn twice as fine as they are shown. If that is not enough, they get 64 colours in the same order.
     """
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
     pictures = [output.data for output in outputs if "image/png" in output.get("data", {})]
-    for data in sorted(pictures, key=lambda data: len(data["image/png"]), reverse=True):
-        if len(nbformat.writes(notebook).encode()) <= limit:
-            return
-        data["image/png"] = _small(data["image/png"], 2)
+    for coarser, colours in ((2, 256), (1, 64)):
+        for data in sorted(pictures, key=lambda data: len(data["image/png"]), reverse=True):
+            if len(nbformat.writes(notebook).encode()) <= limit:
+                return
+            data["image/png"] = _small(data["image/png"], coarser, colours)
 
 
-def _small(png: str, coarser: int = 1) -> str:
+def _small(png: str, coarser: int = 1, colours: int = 256) -> str:
     picture, buffer = Image.open(io.BytesIO(base64.b64decode(png))).convert("RGB"), io.BytesIO()
     picture = picture.reduce(coarser)
-    picture.quantize(256, dither=Image.Dither.NONE).save(buffer, "PNG", optimize=True)
+    picture.quantize(colours, dither=Image.Dither.NONE).save(buffer, "PNG", optimize=True)
     return base64.b64encode(buffer.getvalue()).decode()
 
 
