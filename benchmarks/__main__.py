@@ -24,8 +24,8 @@ def machine() -> str:
         cpu = next((line.partition(":")[2].strip() for line in lines if "model name" in line), cpu)
     place = devices.device_of()
     gpu = f", {torch.cuda.get_device_name()}" if place.type == "cuda" else ""
-    bf16 = "faster" if devices.multiplies_bf16(place) else "no faster, and so not timed,"
-    return f"{cpu}, {torch.get_num_threads()} threads{gpu}; products in bf16 are {bf16} than in float32"
+    bf16 = "are faster than" if devices.multiplies_bf16(place) else "are not timed, as they are no faster than"
+    return f"{cpu}, {torch.get_num_threads()} threads{gpu}; products in bf16 {bf16} in float32"
 
 
 def line(row) -> str:
