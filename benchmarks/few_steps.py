@@ -49,7 +49,7 @@ def rows(quick: bool) -> Iterator[Row]:
         b = plain_loop(flow_map(place), data, long, batch_size, share)[-long // 2 :].cpu()
         quality = f"loss {a.mean():.3f} and {b.mean():.3f} (standard error {b.std() / len(b) ** 0.5:.3f})"
         name = f"training step of mean flow, batch {batch_size}, float32"
-        why = "rows with s = t skip the derivative, all rows pass forward and back, and two small batches cost more than one"
+        why = "rows with s = t skip the derivative, but all pass forward and back, and two batches cost more than one"
         yield Row(name, "torch.func.jvp", ours / steps, theirs / steps, ratio, ">= 1.2", quality, why)
     jumps, velocity = flow_map(place).eval(), network(place).eval()
     for n in (16,) if quick else (16, 2000):
