@@ -424,7 +424,7 @@ class Code(Exercise):
             text += "\nHere t has shape (batch,). Write t[:, None] to make it a column, which goes with (batch, d)."
         elif "must match the size of tensor" in text:
             text += "\nShapes are matched from the right: a number per row, shape (n,), goes with (n, d) as a[:, None]."
-        if "modified by an inplace operation" in str(error):
+        if "modified by an inplace operation" in text:
             text += "\nA step of the optimiser changes the weights in place: call loss.backward() before it."
         return text
 

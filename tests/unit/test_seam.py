@@ -298,7 +298,7 @@ BAD = {
     "nothing": (lambda net, b: None, TypeError, "got None"),
     "no gradient": (lambda net, b: net(b.x_1, b.t).detach().mean(), ValueError, "loss has no gradient"),
     "NaN": (lambda net, b: net(b.x_1, b.t).mean() * math.nan, FloatingPointError, "nan at step 0"),
-    "no function": (3, TypeError, r"loss must be a function \(network, batch\), got 3"),
+    "no function": (3, TypeError, r"loss must be a function \(network, batch\), got int 3"),
 }
 
 
