@@ -80,7 +80,7 @@ MUTANTS = [
     Cell("train-run", "torch.expm1(-h * rate) * p", "torch.expm1(-h * rate)", "all places count alike in who leaves"),
     Cell("train-run", "land.mT @ leaves", "land @ leaves", "landing laws transposed"),
     Cell("simulate-code", "device=x.device) - 0.05)", "device=x.device))", "landing half a bin too far to the right"),
-    Cell("simulate-code", "*jumps_of(learnt)", "*jumps_of(learnt, 1.1)", "ten per cent too many jumps"),
+    Cell("simulate-code", "*jumps_of(learned)", "*jumps_of(learned, 1.1)", "ten per cent too many jumps"),
     Cell("sum-code", "*jumps_of(tabled, share)", "*jumps_of(tabled)", "all jumps and a share of the flow"),
     Cell("corrector-code", "velocity(x, t) - x)", "velocity(x, t) + x)", "a score with a wrong sign in it"),
     Cell("corrector-code", "- x) / (1 - t)", "- x) / (1 - t) ** 2", "a score divided once too often"),

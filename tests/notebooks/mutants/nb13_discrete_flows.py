@@ -49,7 +49,7 @@ MUTANTS = [
     Cell("edit-code", "ways(x, z[1:]) +", "2 * ways(x, z[1:]) +", "ways counted twice"),
     Cell("edit-code", "(1 - k) ** (length", "(1 + k) ** (length", "tokens that are missing, with a wrong sign"),
     Cell("digits-code", "x_t == MASK", "x_t != MASK", "a loss on what is seen already"),
-    Cell("digits-code", "learning_rate=5e-3", "learning_rate=5e-5", "a network that has hardly learnt"),
+    Cell("digits-code", "learning_rate=5e-3", "learning_rate=5e-5", "a network that has hardly learned"),
     Cell("digits-code", "label=digits.y", "label=digits.y.flip(0)", "labels in another order"),
     Cell("digits-draw", "steps=steps", "steps=1", "all digits drawn in one step"),
     Library("models.TokenMLP.forward", "x + self.place", "x", "one embedding for all positions", at="digits-code"),

@@ -42,7 +42,7 @@ MUTANTS = [
     Cell("since-x1", "return (out - x) / (1", "return out / (1", "x_1 predicted, and the noise left alone"),
     Cell("since-x1", "return out + self.gain", "return out + 0 * self.gain", "no gain"),
     Cell("since-x1-run", "d - 2 - width", "d - 2", "a bound without the rank"),
-    Cell("since-x1-run", "steps=400, batch", "steps=4, batch", "a velocity that has learnt nothing"),
+    Cell("since-x1-run", "steps=400, batch", "steps=4, batch", "a velocity that has learned nothing"),
     Cell("times-code", "0.2 + 0.8 *", "0.0 + 1.0 *", "no uniform times in the mixture"),
     Cell("latent-code", "return centre + z", "return z", "codes decoded without the mean"),
     Cell("latent-code", "@ root.T", "@ (2 * root).T", "twice the residual"),
