@@ -62,9 +62,9 @@ test-notebooks: $(VENV)/.dev
 		-p tests.notebooks.strict -p no:python --nbval-lax --nbval-cell-timeout=90 $(NOTEBOOKS)
 	$(ONE_THREAD) $(BIN)/python -m pytest -q -n $(WORKERS) -o addopts= tests/notebooks/test_solved.py
 
-# In a headless Chromium; one worker has the site, another the workshop, each then notebooks. Skipped without a Chromium.
+# In a headless Chromium, skipped without one. How tests are dealt to the workers: tests/browser/conftest.py.
 test-browser: $(VENV)/.dev
-	$(ONE_THREAD) $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadgroup -o addopts= tests/browser
+	$(ONE_THREAD) $(BIN)/python -m pytest -q -n $(WORKERS) -o addopts= tests/browser
 
 run: $(VENV)/.dev
 	$(BIN)/python -m tests.notebooks.run $(NOTEBOOKS)

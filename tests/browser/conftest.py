@@ -20,6 +20,22 @@ QUIET = ["--disable-quic", "--no-first-run", "--disable-background-networking", 
 ARGS = ["--no-sandbox", "--disable-gpu", "--disable-sync", *QUIET]
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """One worker builds the site and tests it, another the workshop; every other test goes to whoever is free.
+
+    xdist's own marks for this are ignored, without a word, under pytest 9.2 (pytest-xdist #1386).
+    """
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Builders(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.split("::")[0]
+            return file if file.endswith(("test_site.py", "test_workshop.py")) else nodeid
+
+    return Builders(config, log)
+
+
 def unavailable(reason: str) -> None:
     """Skip on a contributor's machine; on the machine that guards the project a missing browser is a failure."""
     demanded = os.environ.get("CI_BROWSER") == "1" or os.environ.get("CI") == "true"

@@ -13,7 +13,7 @@ import pytest
 
 from tests.browser.conftest import NOTEBOOKS, ROOT
 
-pytestmark = [pytest.mark.timeout(480), pytest.mark.xdist_group("site")]  # which one worker builds
+pytestmark = pytest.mark.timeout(480)
 SIZES = {"phone": (390, 844), "tablet": (820, 1180), "desktop": (1280, 900)}
 PAGES = ["index.html", "api/exact.html", *(f"{path.stem}.html" for path in NOTEBOOKS)]
 

@@ -11,7 +11,6 @@ from fmlib import exercises
 from publish import workshop
 from tests.browser.conftest import NOTEBOOKS, ROOT
 
-pytestmark = pytest.mark.xdist_group("workshop")  # which one worker builds
 # Walks through a deck, and names the slides that do not fit.
 TOO_LARGE = """() => Reveal.getSlides().filter(slide => {
     const {h, v} = Reveal.getIndices(slide);
