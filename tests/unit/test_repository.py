@@ -1,5 +1,6 @@
 """What the repository promises about itself: one list of dependencies, one list of checksums, well-formed notebooks."""
 
+import ast
 import importlib
 import json
 import re
@@ -111,6 +112,7 @@ def test_notebook_is_well_made(path):
         kinds = {output["output_type"] for output in cell["outputs"]}
         assert not kinds & {"error", "execute_result"}, where  # a result is the repr of what a last line left
         assert all(output.get("name") != "stderr" for output in cell["outputs"]), where
+        assert "You have solved it before" not in json.dumps(cell["outputs"]), f"{where} shows somebody's progress"
         if "claim" in cell["metadata"].get("tags", []):  # a slide shows the first one
             assert "holds: " in json.dumps(cell["outputs"]), where
         if any("image/png" in output.get("data", {}) for output in cell["outputs"]):
@@ -120,6 +122,18 @@ def test_notebook_is_well_made(path):
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
+def test_a_notebook_that_stays_on_the_cpu_trains_there(path):
+    """On a machine with a GPU `fit` would take it, and the next cell would meet tensors of two devices."""
+    cells = [cell.source for cell in common.read(path).cells if cell.cell_type == "code"]
+    if not any('device = "cpu"' in source for source in cells):
+        return
+    for source in cells:
+        for call in (node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)):
+            if getattr(call.func, "id", "") == "fit":
+                assert "device" in [keyword.arg for keyword in call.keywords], ast.unparse(call)
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_links_between_notebooks_lead_somewhere(path):
     linked = re.findall(r"\]\(([^)#:]+\.ipynb)\)", path.read_text())
     for name in linked:
