@@ -123,9 +123,9 @@ def fit(
             parts = [batch] if accumulate == 1 else batch.parts(accumulate)
             for part in parts:
                 with step.no_sync() if world.size > 1 and part is not parts[-1] else nullcontext():
-                    value = step(part) / accumulate
+                    value = step(part) if accumulate == 1 else step(part) / accumulate
                     value.backward()
-                losses[done - 1] += value.detach()
+                losses[done - 1].add_(value.detach())
             if clip is not None:
                 nn.utils.clip_grad_norm_(model.parameters(), clip)
             optimizer.step()
