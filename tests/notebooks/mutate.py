@@ -173,7 +173,7 @@ def margins(path: Path, seed: int) -> None:
         error = options.get("standard_error")
         if error is not None and expected is not None:
             gap = (torch.as_tensor(measured).double() - torch.as_tensor(expected).double()).abs()
-            z = float((gap / torch.as_tensor(error).double()).max())
+            z = float((gap / torch.as_tensor(error).double()).detach().max())
             worst = max(worst, (z, statement))
         try:
             claims.claim(statement, measured, expected, **options)
