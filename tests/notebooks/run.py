@@ -28,7 +28,6 @@ WIDGET = "application/vnd.jupyter.widget-view+json"
 
 def execute(path: Path, timeout: int = 600) -> float:
     """Run the notebook at `path` from top to bottom, write it back, and return the seconds it took."""
-    os.environ["FMLIB_FRAMES"] = "1"  # the kernel inherits it
     notebook = nbformat.read(path, as_version=4)
     client = NotebookClient(
         notebook,
@@ -40,9 +39,8 @@ def execute(path: Path, timeout: int = 600) -> float:
         resources={"metadata": {"path": str(path.parent)}},
     )
     start = time.perf_counter()
-    with tempfile.TemporaryDirectory() as folder:
-        os.environ["FMLIB_PROGRESS"] = str(Path(folder) / "progress.json")  # not what the caller has solved
-        client.execute()
+    with tempfile.TemporaryDirectory() as folder:  # whose progress is none, whatever the caller has solved
+        client.execute(env=os.environ | {"FMLIB_FRAMES": "1", "FMLIB_PROGRESS": f"{folder}/progress.json"})
     seconds = time.perf_counter() - start
     store_frames(notebook, path)
     clean(notebook)

@@ -18,7 +18,7 @@ from nbformat import v4
 from PIL import Image
 from scipy.stats import kstest
 
-from fmlib import explorers, figures
+from fmlib import exercises, explorers, figures
 from fmlib.exact import DataPath, MixturePath
 from fmlib.laws import GaussianMixture, LabelledMixture
 
@@ -305,6 +305,22 @@ def test_frames_become_one_file_and_the_picture_keeps_its_caption(explorer, disp
     width, height = stored["size"]
     with Image.open(path) as sheet:
         assert sheet.size == (width, 12 * height)
+
+
+@pytest.mark.slow
+def test_stored_outputs_do_not_show_what_the_caller_has_solved(monkeypatch, tmp_path):
+    run = pytest.importorskip("tests.notebooks.run")
+    solved = tmp_path / "progress.json"
+    monkeypatch.setenv("FMLIB_PROGRESS", str(solved))
+    exercises.basics.three_bumps.check(exercises.basics.three_bumps.right)
+    assert solved.exists()
+    cells = [v4.new_code_cell("from fmlib import exercises\nexercises.basics.three_bumps.ask()")]
+    nbformat.write(v4.new_notebook(cells=cells), tmp_path / "09_test.ipynb")
+    before = solved.read_bytes()
+    run.execute(tmp_path / "09_test.ipynb")
+    stored = (tmp_path / "09_test.ipynb").read_text()
+    assert "three_bumps" in stored and "is open" in stored and "You have solved it before" not in stored
+    assert solved.read_bytes() == before
 
 
 def test_the_largest_pictures_become_coarser_until_a_notebook_fits():

@@ -36,6 +36,12 @@ MUTANTS = [
         'sample(flows[k], start, steps=3, method="euler")',
         "three Euler steps called converged",
     ),
+    Cell(
+        "buys-code",
+        'steps=40, method="midpoint").cpu()',
+        'steps=40, method="midpoint").cpu() * 1.1',
+        "a tenth too long",
+    ),
     Library(
         "metrics.straightness",
         "(x_1 - x_0).flatten(1), steps",
